@@ -1,0 +1,65 @@
+"""Every error that caco_ray raises on purpose.
+
+    CacoError
+    ├── UserError                   the user can mend it: one line (what, where, what to do), exit code 2
+    │   ├── ConfigError             a key or value of the configuration
+    │   ├── SeedError               a seed file: names the file, line or row, and field
+    │   ├── ModelError              a model folder or endpoint that cannot be used
+    │   ├── RunDirError             a run directory of another config, damaged or foreign files in it
+    │   ├── ClusterError            Ray does not answer, or lacks what the run needs
+    │   └── StorageError            disk full, read-only, credentials missing
+    ├── SandboxUnavailableError     the sandbox cannot give the isolation that was required
+    ├── EngineError                 the engine failed, not the row
+    ├── StageContractError          a stage lost, doubled or changed rows (a bug of ours: nothing is committed)
+    └── Interrupted                 the user stopped the run; everything committed stays and the run can be resumed
+
+A program that fails is a value (`ExecutionResult.status`), never an exception.
+"""
+
+
+class CacoError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(CacoError):
+    """Something that the user can mend. Shown as one line; the process exits with code 2."""
+
+
+class ConfigError(UserError):
+    """A configuration key or value is wrong; the message names it and says what is allowed."""
+
+
+class SeedError(UserError):
+    """A seed source is unusable; the message names the file, the line or row, and the field."""
+
+
+class ModelError(UserError):
+    """A model cannot be used; the message names the path or endpoint."""
+
+
+class RunDirError(UserError):
+    """The run directory belongs to another config, or holds damaged or foreign files."""
+
+
+class ClusterError(UserError):
+    """The Ray cluster does not answer or lacks a resource that the run needs."""
+
+
+class StorageError(UserError):
+    """The storage refused a write (full, read-only, no credentials); nothing half-written is trusted."""
+
+
+class SandboxUnavailableError(CacoError):
+    """The sandbox cannot give the isolation level that was required, or its machinery failed."""
+
+
+class EngineError(CacoError):
+    """The language-model engine failed; the rows it held are not at fault."""
+
+
+class StageContractError(CacoError):
+    """A stage returned other rows than its contract allows; nothing of the shard is committed."""
+
+
+class Interrupted(CacoError):
+    """The run was stopped by the user; committed shards stay and the same command resumes."""
