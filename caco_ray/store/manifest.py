@@ -1,0 +1,87 @@
+"""What is recorded of each committed shard, and the sums over a dataset."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caco_ray.errors import StageContractError
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Rows by fate. `rows_in * fan_out == rows == kept + sum(rejected) + quarantined`; `sums` adds up the counters of the rows."""
+
+    rows_in: int = 0
+    rows: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    quarantined: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One committed shard: where its rows are and what became of them."""
+
+    shard: int
+    file: str
+    sha256: str
+    bytes: int
+    seconds: float
+    totals: Totals
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @staticmethod
+    def from_json(data: bytes | str) -> "ShardEntry":
+        fields = json.loads(data)
+        return ShardEntry(**{**fields, "totals": Totals(**fields["totals"])})
+
+
+def count_rows(table: pa.Table, rows_in: int, fan_out: int) -> Totals:
+    """Count a shard by fate, and check the conservation law.
+
+    Raises:
+        StageContractError: rows were lost or doubled, or an id appears twice.
+    """
+    if table.num_rows != rows_in * fan_out:
+        raise StageContractError(f"{table.num_rows} rows came out of {rows_in} x {fan_out}: a stage lost or doubled rows")
+    if pc.count_distinct(table["row_id"]).as_py() != table.num_rows:
+        raise StageContractError("a row_id appears twice in one shard")
+    quarantined = table.num_rows - table["infra_error"].null_count
+    healthy = table.filter(pc.is_null(table["infra_error"]))
+    reasons = Counter(reason for reason in healthy["reject_reason"].to_pylist() if reason is not None)
+    return Totals(
+        rows_in=rows_in,
+        rows=table.num_rows,
+        kept=healthy.num_rows - reasons.total(),
+        rejected=dict(reasons),
+        quarantined=quarantined,
+        sums=_sums(table),
+    )
+
+
+def add_up(entries: Iterable[ShardEntry]) -> Totals:
+    """Totals of many shards."""
+    rows_in = rows = kept = quarantined = 0
+    rejected: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    for totals in (entry.totals for entry in entries):
+        rows_in += totals.rows_in
+        rows += totals.rows
+        kept += totals.kept
+        quarantined += totals.quarantined
+        rejected.update(totals.rejected)
+        for key, value in totals.sums.items():
+            sums[key] += value  # type: ignore[assignment]  # Counter adds floats as well
+    return Totals(rows_in, rows, kept, dict(rejected.most_common()), quarantined, dict(sums))
+
+
+def _sums(table: pa.Table) -> dict[str, float]:
+    counters = [name for name in table.schema.names if name.endswith("_tokens") or name in ("cpu_s", "wall_s")]
+    return {name: pc.sum(table[name]).as_py() or 0 for name in counters}
