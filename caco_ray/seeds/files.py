@@ -1,0 +1,91 @@
+"""The user's own problems: a JSON Lines or Parquet file, on local disk or any fsspec URL, with field names given by `seeds.fields`."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from caco_ray.config import SeedFields, SeedsConfig
+from caco_ray.errors import ConfigError, SeedError
+from caco_ray.schema import Row
+
+
+def file_seeds(config: SeedsConfig) -> Iterator[Row]:
+    """Rows of `seeds.path`.
+
+    Raises:
+        ConfigError: the file's ending is not one of ours.
+        SeedError: names the file, the line or row, and the field.
+    """
+    path = config.path or ""
+    ending = path.removesuffix(".gz").rsplit(".", 1)[-1]
+    readers = {"jsonl": _json_lines, "parquet": _parquet_rows}
+    if ending not in readers:
+        raise ConfigError(f"seeds.path={path}: the file must end in .jsonl, .jsonl.gz or .parquet")
+    seen: dict[str, str] = {}
+    for place, record in readers[ending](path):
+        row = _to_row(record, config.fields, path, place)
+        if row["source_id"] in seen:
+            raise SeedError(f"{path}, {place}: the id {row['source_id']!r} was used at {seen[row['source_id']]} already")
+        seen[row["source_id"]] = place
+        yield row
+
+
+def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8", compression="infer") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", _parse_line(line, path, number)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise SeedError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise SeedError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _parse_line(line: str, path: str, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise SeedError(f"{path}, line {number}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise SeedError(f"{path}, line {number}: a JSON object is expected, not {type(record).__name__}")
+    return record
+
+
+def _parquet_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        with fsspec.open(path, "rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", record
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise SeedError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pa.ArrowInvalid as error:
+        raise SeedError(f"{path}: not a Parquet file ({error})") from error
+
+
+def _to_row(record: dict[str, Any], fields: SeedFields, path: str, place: str) -> Row:
+    given = {column: _value(record, name, column, path, place) for column, name in fields.model_dump().items() if name is not None}
+    identity = given.pop("id", None)
+    difficulty = given.get("difficulty")
+    if difficulty is not None and not isinstance(difficulty, int):
+        raise SeedError(f"{path}, {place}: field {fields.difficulty!r} must be an integer, not {difficulty!r}")
+    texts = {key: value if value is None else str(value) for key, value in given.items() if key != "difficulty"}
+    row: Row = {"domain": None, "cot": None, "code": None, **texts, "difficulty": difficulty}
+    return {**row, "split": "train", "source": path, "source_id": place if identity is None else str(identity)}
+
+
+def _value(record: dict[str, Any], name: str, column: str, path: str, place: str) -> Any:
+    if name not in record:
+        known = ", ".join(sorted(record)) or "none"
+        raise SeedError(f"{path}, {place}: no field {name!r} (seeds.fields.{column}); its fields are: {known}")
+    value = record[name]
+    if column in ("question", "answer") and (value is None or str(value).strip() == ""):
+        raise SeedError(f"{path}, {place}: field {name!r} (seeds.fields.{column}) is empty")
+    return value

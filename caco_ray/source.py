@@ -1,0 +1,87 @@
+"""Where a stage's rows come from: shard `i` of a stage is made of shard `i` of the stage before, or of a range of sample numbers.
+
+Sources are small picklable descriptions; a worker reads its shard, so that no process holds a whole dataset. Shards are fixed by the
+input alone: a restart cuts the same ones.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caco_ray.schema import Row, row_id, to_table
+from caco_ray.store import Dataset, Folder
+
+
+@dataclass(frozen=True)
+class ShardInput:
+    """The rows that a stage starts from, and how many parent rows they were made of."""
+
+    table: pa.Table
+    rows_in: int
+
+
+class Source(Protocol):
+    @property
+    def shards(self) -> int: ...
+    def read(self, shard: int) -> ShardInput: ...
+
+
+@dataclass(frozen=True)
+class SampleRange:
+    """`samples` rows without parents, numbered from 0: what `scale` asks the sampler for."""
+
+    stage: str
+    samples: int
+    shard_rows: int
+    schema: pa.Schema
+
+    @property
+    def shards(self) -> int:
+        return -(-self.samples // self.shard_rows)
+
+    def read(self, shard: int) -> ShardInput:
+        numbers = range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.samples))
+        rows = [{"row_id": row_id(self.stage, self.stage, n), "parent_id": self.stage, "sample_index": n} for n in numbers]
+        return ShardInput(to_table(rows, self.schema), len(rows))
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The kept rows of a closed dataset, `fan_out` children each.
+
+    Children inherit the columns that both schemas have; `parent_column` keeps the parent's id for all later stages; `split` takes
+    only the rows of one split.
+    """
+
+    stage: str
+    folder: Folder
+    schema: pa.Schema
+    fan_out: int = 1
+    parent_column: str | None = None
+    split: str | None = None
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return Dataset(self.folder)
+
+    @property
+    def shards(self) -> int:
+        return len(self._dataset.entries)
+
+    def read(self, shard: int) -> ShardInput:
+        table = self._dataset.read(shard)
+        if self.split is not None:
+            table = table.filter(pc.equal(table["split"], self.split))
+        inherited = [name for name in table.schema.names if name in self.schema.names]
+        parents = table.select(inherited).to_pylist()
+        rows = [self._child(parent, index) for parent in parents for index in range(self.fan_out)]
+        return ShardInput(to_table(rows, self.schema), len(parents))
+
+    def _child(self, parent: Row, index: int) -> Row:
+        child = {**parent, "row_id": row_id(parent["row_id"], self.stage, index), "parent_id": parent["row_id"]}
+        if self.parent_column is not None:
+            child[self.parent_column] = parent["row_id"]
+        return child

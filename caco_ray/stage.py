@@ -1,0 +1,186 @@
+"""Run one stage: a Ray Data plan `read shard -> operator -> ... -> commit`, over the shards that are not committed yet.
+
+This module is the only caller of `map_batches`. A row of the plan is a whole shard (its table as Arrow IPC bytes): Ray cannot split,
+merge or drop part of one, a slow row delays only its shard, and operators overlap because shards stream from pool to pool.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from caco_ray.errors import CacoError, StageContractError
+from caco_ray.source import Source
+from caco_ray.store import DatasetWriter, ShardEntry, StageInfo, Totals
+from caco_ray.store.dataset import is_closed
+from caco_ray.store.folder import Folder
+
+TableFunction = Callable[[pa.Table], pa.Table]
+
+# Reading and committing a shard is mostly waiting for storage: many of them share a core.
+_IO_CPUS = 0.1
+_RELEASE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One step of a plan and what it needs.
+
+    `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, and the object may have
+    `close()`; without, in every task. `calls` shards are worked on at once in each actor, from threads.
+    """
+
+    name: str
+    make: Callable[[], TableFunction]
+    cpus: float = _IO_CPUS
+    gpus: float = 0
+    actors: int = 0
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A committed dataset and the plan that makes it."""
+
+    info: StageInfo
+    folder: Folder
+    source: Source
+    operators: tuple[Operator, ...]
+    schema: pa.Schema
+
+
+def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None]) -> Totals:
+    """Run what is left of a stage and close it. `on_shard` is called in the driver for each shard as it is committed.
+
+    Raises:
+        CacoError: what the operators raised; committed shards stay and the same call resumes.
+    """
+    started = time.monotonic()
+    writer = DatasetWriter(stage.folder, stage.info, stage.schema)
+    done = writer.open()
+    for entry in done.values():
+        on_shard(entry)
+    pending = [shard for shard in range(stage.info.shards) if shard not in done]
+    if pending and not is_closed(stage.folder):
+        for entry in _stream(stage, writer, pending):
+            on_shard(entry)
+    return writer.close(time.monotonic() - started)
+
+
+def _stream(stage: Stage, writer: DatasetWriter, pending: list[int]) -> Iterator[ShardEntry]:
+    free_before = _free_resources()
+    plan = ray.data.from_arrow([pa.table({"shard": [shard]}) for shard in pending])
+    plan = plan.map_batches(partial(_read, source=stage.source), batch_size=1, batch_format="pyarrow", num_cpus=_IO_CPUS)
+    for operator in stage.operators:
+        plan = _append(plan, operator)
+    plan = plan.map_batches(partial(_commit, writer=writer), batch_size=1, batch_format="pyarrow", num_cpus=_IO_CPUS)
+    try:
+        for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for entry in batch["entry"].to_pylist():
+                yield ShardEntry.from_json(entry)
+    except ray.exceptions.RayError as error:
+        raise _root_cause(error) from None
+    _wait_for_release(free_before)
+
+
+def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
+    if not operator.actors:
+        return plan.map_batches(partial(_apply_task, operator=operator), batch_size=1, batch_format="pyarrow", num_cpus=operator.cpus)
+    pool = ray.data.ActorPoolStrategy(
+        size=operator.actors,
+        max_concurrent_calls_per_actor=operator.calls,
+        max_tasks_in_flight_per_actor=operator.calls + 1,
+        enable_true_multi_threading=True,
+    )
+    return plan.map_batches(
+        _ApplyActor,
+        fn_constructor_args=(operator,),
+        compute=pool,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=operator.cpus,
+        num_gpus=operator.gpus or None,
+    )
+
+
+class _ApplyActor:
+    """One operator's actor: makes the resource once, closes it when the pool drains."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._name = operator.name
+        self._function = operator.make()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _apply(batch, self._function, self._name)
+
+    def __del__(self) -> None:
+        close = getattr(getattr(self, "_function", None), "close", None)
+        if close is not None:
+            close()
+
+
+def _apply_task(batch: pa.Table, operator: Operator) -> pa.Table:
+    return _apply(batch, operator.make(), operator.name)
+
+
+def _read(batch: pa.Table, source: Source) -> pa.Table:
+    started = time.time()
+    shard = batch["shard"][0].as_py()
+    given = source.read(shard)
+    return _pack(shard, given.rows_in, started, given.table)
+
+
+def _apply(batch: pa.Table, function: TableFunction, name: str) -> pa.Table:
+    table = _unpack(batch)
+    result = function(table)
+    if result.schema != table.schema or not result["row_id"].equals(table["row_id"]):
+        raise StageContractError(f"operator {name!r} returned other rows or columns than it was given")
+    shard, rows_in, started = (batch[key][0].as_py() for key in ("shard", "rows_in", "started"))
+    return _pack(shard, rows_in, started, result)
+
+
+def _commit(batch: pa.Table, writer: DatasetWriter) -> pa.Table:
+    shard, rows_in, started = (batch[key][0].as_py() for key in ("shard", "rows_in", "started"))
+    entry = writer.commit(shard, _unpack(batch), rows_in, time.time() - started)
+    return pa.table({"entry": pa.array([entry.to_json().decode()], pa.string())})
+
+
+def _pack(shard: int, rows_in: int, started: float, table: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
+    return pa.table({"shard": [shard], "rows_in": [rows_in], "started": [started], "rows": payload})
+
+
+def _unpack(batch: pa.Table) -> pa.Table:
+    return pa.ipc.open_stream(batch["rows"][0].as_buffer()).read_all()
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The error of ours inside Ray's wrappers, or the outermost one when there is none."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, CacoError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def _free_resources() -> dict[str, float]:
+    free = ray.available_resources()
+    return {key: free.get(key, 0.0) for key in ("CPU", "GPU")}
+
+
+def _wait_for_release(before: dict[str, float]) -> None:
+    """Wait until the pools' actors are gone, so that the next stage's model finds its GPUs free (ray#64035)."""
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        now = _free_resources()
+        if all(now[key] >= amount - 1e-6 for key, amount in before.items()):
+            return
+        time.sleep(0.2)
