@@ -97,7 +97,7 @@ class VllmModel(Strict):
     engine: Literal["vllm"] = "vllm"
     path: str
     revision: str | None = None
-    prompts: Literal["instruct", "trained"] = "instruct"  # prompt family, see prompts.py
+    prompts: Literal["instruct", "trained", "alpaca"] = "instruct"  # prompt family, see prompts.py
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     max_model_len: int = Field(4096, ge=64)
     replicas: PositiveInt = 1
@@ -120,7 +120,7 @@ class OpenAiModel(Strict):
     base_url: str
     model: str
     api_key_env: str = "OPENAI_API_KEY"
-    prompts: Literal["instruct", "trained"] = "instruct"
+    prompts: Literal["instruct", "trained", "alpaca"] = "instruct"
     max_model_len: int = Field(4096, ge=64)
     replicas: PositiveInt = 1
     cpus: PositiveInt = 1
@@ -137,7 +137,7 @@ class FakeModel(Strict):
     """A deterministic engine without a model, for tests of the plumbing. It answers from the built-in seeds."""
 
     engine: Literal["fake"] = "fake"
-    prompts: Literal["instruct", "trained"] = "trained"
+    prompts: Literal["instruct", "trained", "alpaca"] = "trained"
     max_model_len: int = Field(4096, ge=64)
     replicas: PositiveInt = 1
     gpus: int = Field(0, ge=0)

@@ -74,7 +74,7 @@ The program has exactly this shape:
 
 Rules: plain values only (numbers, strings, booleans, lists); exact arithmetic where the answer is exact (integers,
 fractions.Fraction, sympy); the standard library, sympy and numpy may be imported; no files, no network, no randomness,
-no reading from the keyboard; at least six lines of code besides comments; no rounding that the problem does not ask for.
+no reading from the keyboard; at least six lines of code besides comments; no rounding unless the problem asks for it.
 
 Example
 Problem: Mia buys 4 notebooks at 3 dollars each and pays with a 20 dollar note. How much change does she get?
