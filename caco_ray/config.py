@@ -4,6 +4,7 @@ Every model is frozen and refuses unknown keys; every number has bounds; units a
 into one `ConfigError` line that names the key, the value and what is allowed, before Ray starts.
 """
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -336,9 +337,30 @@ def load_config(tree: Mapping[str, Any]) -> Config:
 def _describe(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"] if part not in ("vllm", "openai", "fake")) or "config"
     if item["type"] == "extra_forbidden":
-        return f"{key}: no such key"
+        return f"{key}: no such key{_suggestion(item['loc'])}"
     if item["type"] == "missing":
         return f"{key}: a value is needed"
     if item["type"] == "value_error":
         return f"{key}: {item['msg'].removeprefix('Value error, ')}"
     return f"{key}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def _suggestion(location: tuple[str | int, ...]) -> str:
+    """The nearest key that exists, for a mistyped one."""
+    fields: dict[str, Any] = {}
+    model: Any = Config
+    for part in location[:-1]:
+        model = _field_model(model, str(part))
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    near = difflib.get_close_matches(str(location[-1]), fields, n=1)
+    return f"; did you mean {near[0]}?" if near else (f"; there are: {', '.join(fields)}" if fields else "")
+
+
+def _field_model(model: Any, name: str) -> Any:
+    """The model of a field, or of a variant of a union when `name` is its tag."""
+    variants = {"vllm": VllmModel, "openai": OpenAiModel, "fake": FakeModel}
+    if name in variants:
+        return variants[name]
+    field = getattr(model, "model_fields", {}).get(name)
+    return field.annotation if field is not None else None

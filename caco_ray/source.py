@@ -26,6 +26,8 @@ class ShardInput:
 class Source(Protocol):
     @property
     def shards(self) -> int: ...
+    @property
+    def expected_rows(self) -> int: ...  # for progress bars
     def read(self, shard: int) -> ShardInput: ...
 
 
@@ -41,6 +43,10 @@ class SampleRange:
     @property
     def shards(self) -> int:
         return -(-self.samples // self.shard_rows)
+
+    @property
+    def expected_rows(self) -> int:
+        return self.samples
 
     def read(self, shard: int) -> ShardInput:
         numbers = range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.samples))
@@ -70,6 +76,10 @@ class KeptRows:
     @property
     def shards(self) -> int:
         return len(self._dataset.entries)
+
+    @property
+    def expected_rows(self) -> int:
+        return self._dataset.totals.kept * self.fan_out
 
     def read(self, shard: int) -> ShardInput:
         table = self._dataset.read(shard)

@@ -1,0 +1,66 @@
+"""How every job starts and ends: Hydra composes, the tree is validated once, and any mistake of the user is one line and exit code 2."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from caco_ray.config import Config, load_config
+from caco_ray.errors import CacoError, ConfigError, Interrupted, UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_job(job: Callable[[Config], int | None]) -> NoReturn:
+    """Compose the config from the command line, run `job` with it, and exit: 0, what `job` returns, 2 (user error) or 130 (Ctrl-C)."""
+    guarded(lambda: _composed(job))
+
+
+def guarded(action: Callable[[], int | None]) -> NoReturn:
+    """Run `action` and exit with its code; errors of ours become one line on stderr."""
+    try:
+        sys.exit(action() or 0)
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(ConfigError(" ".join(str(error).split())), EXIT_USER_ERROR)
+    except UserError as error:
+        _fail(error, EXIT_USER_ERROR)
+    except (KeyboardInterrupt, Interrupted):
+        print("\nStopped. What is committed stays; the same command goes on from there.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except CacoError as error:
+        _fail(error, 1)
+
+
+def _composed(job: Callable[[Config], int | None]) -> int | None:
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to `guarded`: Hydra's own report is many lines
+    sys.argv[1:] = [_allow_new_key(argument) for argument in sys.argv[1:]]
+    trees: list[DictConfig] = []
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(trees.append)()
+    codes = [job(load_config(_resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`
+    return next((code for code in codes if code), None)
+
+
+def _allow_new_key(argument: str) -> str:
+    """`a.b=1` as Hydra's `++a.b=1`: keys with defaults in `config.py` need not stand in `conf/`, and unknown ones are refused there."""
+    return f"++{argument}" if re.match(r"[a-z_]+(\.\w+)+=", argument) else argument
+
+
+def _resolved(tree: DictConfig) -> dict[str, Any]:
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        raise ConfigError(f"{missing[0]}: a value is needed; give {missing[0]}=VALUE")
+    return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)

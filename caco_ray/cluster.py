@@ -1,0 +1,96 @@
+"""Join or start Ray for one run, quietly: the terminal belongs to the run's own lines.
+
+Ray logs to its session directory as always; on the terminal only warnings that concern the user remain.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+import ray
+import ray.data
+
+from caco_ray.config import ClusterConfig
+from caco_ray.errors import ClusterError
+
+# What every worker process needs: no download at run time, no progress of libraries on our terminal.
+WORKER_ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DS_DISABLE_CONFIG_PRINT": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private", "ray.air")
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """Ray for the length of a `with` block.
+
+    Raises:
+        ClusterError: the address does not answer in time.
+    """
+    if ray.is_initialized():  # tests bring their own cluster
+        _quiet()
+        yield
+        return
+    _connect(config)
+    try:
+        _quiet()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = config.address == "local"
+    if not local:
+        _check_reachable(config)
+    try:
+        ray.init(
+            address=config.address,
+            num_cpus=config.num_cpus if local else None,
+            object_store_memory=config.object_store_mb * 1024 * 1024 if local else None,
+            include_dashboard=False if local else None,
+            runtime_env={"env_vars": WORKER_ENV},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({first_line})") from error
+
+
+def _check_reachable(config: ClusterConfig) -> None:
+    """Fail in seconds on an address where nothing listens: Ray itself retries for minutes."""
+    if config.address == "auto":
+        return
+    parts = urlparse(config.address if "://" in config.address else f"ray-gcs://{config.address}")
+    if not parts.hostname or not parts.port:
+        raise ClusterError(f"cluster.address={config.address}: give local, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=config.connect_timeout_s).close()
+    except OSError as error:
+        raise ClusterError(
+            f"cluster.address={config.address}: does not answer ({error.strerror or error}); is Ray running there? `ray status` tells"
+        ) from error
+
+
+def _quiet() -> None:
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_rich_progress_bars = False
+    # A model may take long to load before the first row moves; our own budgets apply.
+    context.execution_no_progress_timeout_s = -1
+    context.wait_for_min_actors_s = -1
+    context.max_consecutive_actor_init_deaths = 3

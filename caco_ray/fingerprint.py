@@ -1,0 +1,94 @@
+"""What the rows of a stage depend on: its part of the config, and the fingerprints of the stages before it.
+
+How many processes or GPUs make them is left out: a run may be resumed on another cluster. Two configs with one fingerprint make the
+same data set, up to what an engine promises about reproducibility.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import fsspec
+
+from caco_ray.config import Config, ModelConfig, TrainingConfig
+from caco_ray.errors import SeedError
+
+FORMAT_VERSION = 1  # raise when a stage makes other rows from the same config
+
+PARENTS: dict[str, tuple[str, ...]] = {
+    "seeds": (),
+    "unify": ("seeds",),
+    "train_codegen": ("unify",),
+    "scale": ("train_codegen",),
+    "select": ("scale", "unify"),
+    "reverse": ("select",),
+    "solve": ("reverse",),
+    "judge": ("solve",),
+    "assemble": ("judge",),
+    "train_student": ("assemble",),
+    "evaluate": ("train_student", "seeds"),
+}
+
+_PLACEMENT = {
+    "replicas", "tensor_parallel", "pipeline_parallel", "gpus", "cpus", "cpu_threads", "kv_cache_gb", "gpu_memory_fraction",
+    "max_num_seqs", "enforce_eager", "vllm_args", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
+}  # fmt: skip
+_TRAINING_PLACEMENT = {
+    "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "zero_stage", "offload", "activation_checkpointing",
+    "checkpoint_every_steps",
+}  # fmt: skip
+
+
+def settings(config: Config, stage: str) -> dict[str, Any]:
+    """The part of the config that the rows of `stage` depend on, as JSON values."""
+    sandbox = config.sandbox.model_dump(exclude={"actors", "workers"})
+    makers: dict[str, dict[str, Any]] = {
+        "seeds": {"seeds": config.seeds.model_dump(), "file_bytes": _file_bytes(config)},
+        "unify": {"model": _model(config.models.unify), "sampling": config.unify.sampling.model_dump(), "sandbox": sandbox},
+        "train_codegen": {"base": config.models.base, "training": _training(config.training.codegen)},
+        "scale": {
+            "scale": config.scale.model_dump(),
+            "model": _model(config.models.sampler),
+            "sampling": config.sampling.model_dump(),
+            "sandbox": sandbox,
+            "filters": config.filters.model_dump(),
+        },
+        "select": {"select": config.select.model_dump()},
+        "reverse": {"reverse": config.reverse.model_dump(), "model": _model(config.models.reverse), "ngram": config.select.ngram},
+        "solve": {"solve": config.solve.model_dump(), "model": _model(config.models.solve)},
+        "judge": {"judge": config.judge.model_dump(), "model": _model(config.models.judge) if config.judge.enabled else None},
+        "assemble": {},
+        "train_student": {"base": config.models.student, "training": _training(config.training.student)},
+        "evaluate": {"evaluate": config.evaluate.model_dump(), "model": _model(config.models.evaluate), "base": config.models.student},
+    }
+    return {"seed": config.seed, **json.loads(json.dumps(makers[stage]))}
+
+
+def fingerprint(config: Config, stage: str) -> str:
+    """16 hex digits over the settings of the stage and of all stages before it."""
+    body = {
+        "format": FORMAT_VERSION,
+        "stage": stage,
+        "settings": settings(config, stage),
+        "parents": [fingerprint(config, parent) for parent in PARENTS[stage]],
+    }
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _model(model: ModelConfig) -> dict[str, Any]:
+    return model.model_dump(exclude=_PLACEMENT)
+
+
+def _training(training: TrainingConfig) -> dict[str, Any]:
+    return training.model_dump(exclude=_TRAINING_PLACEMENT)
+
+
+def _file_bytes(config: Config) -> int | None:
+    path = config.seeds.path
+    if path is None:
+        return None
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        return int(filesystem.info(inner)["size"])
+    except (FileNotFoundError, PermissionError, ValueError, ImportError) as error:
+        raise SeedError(f"seeds.path={path}: cannot be read ({error})") from error

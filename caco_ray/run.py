@@ -1,0 +1,148 @@
+"""One run: its folders, its models, its terminal, and Ray, which starts only when a stage has work to do."""
+
+import json
+import os
+import time
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from caco_ray.config import Config, FakeModel, ModelConfig, OpenAiModel
+from caco_ray.embedded import embedded_model
+from caco_ray.errors import ModelError
+from caco_ray.fingerprint import fingerprint, settings
+from caco_ray.progress import StageBar, format_seconds, make_console
+from caco_ray.source import Source
+from caco_ray.store import Folder, ShardEntry, StageInfo, Totals
+from caco_ray.store.dataset import Dataset, check_same_stage, is_closed
+
+# Where each stage's result lies under `run.dir`.
+FOLDERS = {
+    "seeds": "seeds",
+    "unify": "code_cot",
+    "train_codegen": "models/codegen",
+    "scale": "programs",
+    "select": "selected",
+    "reverse": "problems",
+    "solve": "solutions",
+    "judge": "judged",
+    "assemble": "dataset",
+    "train_student": "models/student",
+    "evaluate": "evaluation",
+    "report": "",
+}
+MODEL_CACHE_ENV = "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory
+
+
+class Run:
+    """Context of one invocation. Use as a context manager: leaving it stops the Ray that it started."""
+
+    def __init__(self, config: Config, console: Console | None = None) -> None:
+        self.config = config
+        self.folder = Folder(config.run.dir)
+        self.console = console or make_console()
+        self._exit = ExitStack()
+        self._connected = False
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def stage_folder(self, stage: str) -> Folder:
+        return self.folder / FOLDERS[stage]
+
+    def dataset(self, stage: str) -> Dataset:
+        """The closed dataset of a stage.
+
+        Raises:
+            RunDirError: the stage has not been run.
+        """
+        return Dataset(self.stage_folder(stage))
+
+    def info(self, stage: str, shards: int = 1, fan_out: int = 1) -> StageInfo:
+        return StageInfo(stage, fingerprint(self.config, stage), settings(self.config, stage), shards, fan_out)
+
+    def is_done(self, stage: str, folder: Folder | None = None) -> bool:
+        """Whether the stage is closed by this config.
+
+        Raises:
+            RunDirError: the folder was made by another config.
+        """
+        folder = folder or self.stage_folder(stage)
+        check_same_stage(folder, self.info(stage))
+        return is_closed(folder)
+
+    def connect(self) -> None:
+        """Start or join Ray, once.
+
+        Raises:
+            ClusterError: the cluster does not answer.
+        """
+        if self._connected:
+            return
+        from caco_ray.cluster import connected  # importing Ray takes seconds: a bad config must not wait for it
+
+        self._exit.enter_context(connected(self.config.cluster))
+        self._connected = True
+
+    def save_config(self) -> None:
+        """Keep the resolved config beside the data."""
+        self.folder.write("config.json", self.config.model_dump_json(indent=1, by_alias=True).encode())
+
+    def model_path(self, model: ModelConfig | str) -> str | None:
+        """Folder or hub id of a model; None for engines that load none.
+
+        Raises:
+            ModelError: the model was to be trained by this run and is not there.
+        """
+        if isinstance(model, FakeModel | OpenAiModel):
+            return None
+        path = model if isinstance(model, str) else model.path
+        if path == "embedded":
+            return str(self._embedded)
+        if path.startswith("run:"):
+            folder = self.folder / "models" / path.removeprefix("run:")
+            if not is_closed(folder):
+                raise ModelError(f"model {path}: this run has not trained it (no {folder}/_SUCCESS); run the training stage first")
+            return str((folder / "model").local_path)
+        return path
+
+    @cached_property
+    def _embedded(self) -> Path:
+        return embedded_model(Path(os.environ.get(MODEL_CACHE_ENV, ".cache")).absolute() / "models")
+
+    def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
+        """Run one data stage with a bar."""
+        self.connect()
+        from caco_ray.stage import Stage, run_stage
+
+        fan_out = getattr(source, "fan_out", 1)
+        info = self.info(stage, source.shards, fan_out)
+        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema)
+        with StageBar(self.console, stage, source.expected_rows, "rows") as bar:
+            kept = 0
+
+            def on_shard(entry: ShardEntry) -> None:
+                nonlocal kept
+                kept += entry.totals.kept
+                bar.advance(entry.totals.rows, f"kept {kept:,}")
+
+            return run_stage(plan, on_shard)
+
+    def close_folder(self, stage: str, folder: Folder, started: float, extra: dict[str, Any]) -> None:
+        """Close a stage that is not a dataset (a model): write what it is, then `_SUCCESS`."""
+        info = self.info(stage)
+        body = {"stage": stage, "fingerprint": info.fingerprint, "settings": info.settings, "seconds": round(time.monotonic() - started, 3)}
+        folder.write("stage.json", json.dumps(body, indent=1).encode())
+        folder.write("_SUCCESS", json.dumps({**body, **extra}).encode())
+
+    def say(self, stage: str, text: str, seconds: float | None = None) -> None:
+        """One line for a stage."""
+        took = f"  [dim]{format_seconds(seconds)}[/dim]" if seconds is not None else ""
+        self.console.print(f"[bold]{stage:<14}[/bold] {text}{took}")
