@@ -1,0 +1,264 @@
+"""Exact-type JSON for values that cross the sandbox border, in both directions of trust.
+
+`encode` runs beside the hostile program: it looks at exact types only, never calls a method of a class it does not know, and stops at a
+budget of bytes and depth. `decode` runs in the owner: it accepts only what `encode` can write, builds plain Python values, and evaluates
+nothing. JSON itself carries None, bool, int, finite float, str, list, and dict with plain string keys; the rest is `{"$tag": payload}`:
+
+    $int hex | $float nan,inf,-inf | $str utf-8 hex (lone surrogates) | $bytes hex | $complex [re, im] | $fraction [n, d] | $decimal text
+    $tuple [..] | $set [..] | $frozenset [..] | $dict [[k, v], ..] | $range [a, b, c] | $deque, $Counter, $defaultdict, $OrderedDict
+    $datetime [kind, text] | $np [dtype, value] | $ndarray [dtype, shape, flat] | $sympy [class, value or text]
+
+Sets are written in the order of their encodings, so equal values have equal encodings whatever the hash seed; dicts keep their order.
+"""
+
+import json
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+MAX_DEPTH = 64
+_SAFE_INT = 1 << 63
+_LISTS: dict[type, str] = {tuple: "$tuple", range: "$range", deque: "$deque"}
+_SETS: dict[type, str] = {set: "$set", frozenset: "$frozenset"}
+_DICTS: dict[type, str] = {Counter: "$Counter", defaultdict: "$defaultdict", OrderedDict: "$OrderedDict"}
+_DATES: dict[type, str] = {datetime: "datetime", date: "date", time: "time"}
+
+
+class NotPlainError(Exception):
+    """The value, or a part of it, has a type that is not carried; the message is the name of the type."""
+
+
+class TooLargeError(Exception):
+    """The encoding is larger or deeper than allowed."""
+
+
+class InvalidEncodingError(Exception):
+    """A text that `encode` cannot have written."""
+
+
+@dataclass(frozen=True)
+class Symbolic:
+    """A symbolic expression that came out of a program, as text; it is never parsed back by the sandbox."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def type_name(value: object) -> str:
+    """The name of the class, read past any metaclass."""
+    return str(type.__dict__["__name__"].__get__(type(value)))[:100]
+
+
+class _Encoder:
+    def __init__(self, max_bytes: int) -> None:
+        self.left = max_bytes
+
+    def spend(self, text: str) -> str:
+        self.left -= len(text)
+        if self.left < 0:
+            raise TooLargeError("larger than allowed")
+        return text
+
+    def tag(self, name: str, payload: str) -> str:
+        self.spend(name + '{"":}')
+        return f'{{"{name}":{payload}}}'
+
+    def sequence(self, items: Any, depth: int) -> str:
+        self.spend("[]")
+        parts = []
+        for item in items:
+            self.left -= 1
+            parts.append(self.value(item, depth + 1))
+        return "[" + ",".join(parts) + "]"
+
+    def integer(self, value: int) -> str:
+        if -_SAFE_INT <= value < _SAFE_INT:
+            return self.spend(int.__repr__(value))
+        if value.bit_length() > 4 * self.left:
+            raise TooLargeError("larger than allowed")
+        return self.tag("$int", self.spend(f'"{value:x}"'))
+
+    def real(self, value: float) -> str:
+        text = float.__repr__(value)
+        return self.tag("$float", self.spend(f'"{text}"')) if text in ("nan", "inf", "-inf") else self.spend(text)
+
+    def text(self, value: str) -> str:
+        if len(value) > self.left:
+            raise TooLargeError("larger than allowed")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return self.tag("$str", self.spend(f'"{value.encode("utf-8", "surrogatepass").hex()}"'))
+        return self.spend(json.dumps(value))
+
+    def mapping(self, value: Any, depth: int) -> str:
+        items = list(dict.items(value))
+        if type(value) is dict and all(type(k) is str and k.isascii() and k[:1] != "$" for k, _ in items):
+            return "{" + ",".join([self.spend(json.dumps(k) + ":,")[:-1] + self.value(v, depth + 1) for k, v in items]) + "}"
+        pairs = "[" + ",".join([self.sequence(pair, depth + 1) for pair in items]) + "]"
+        return self.tag(_DICTS.get(type(value), "$dict"), pairs)
+
+    def value(self, value: Any, depth: int = 0) -> str:
+        if depth > MAX_DEPTH:
+            raise TooLargeError(f"nested deeper than {MAX_DEPTH}")
+        kind = type(value)
+        if value is None or kind is bool:
+            return self.spend("null" if value is None else "true" if value else "false")
+        if kind is int:
+            return self.integer(value)
+        if kind is float:
+            return self.real(value)
+        if kind is str:
+            return self.text(value)
+        if kind is list:
+            return self.sequence(value, depth)
+        if kind is dict or kind in _DICTS:
+            return self.mapping(value, depth)
+        return self.rare(kind, value, depth)
+
+    def rare(self, kind: type, value: Any, depth: int) -> str:
+        if kind is range:
+            return self.tag("$range", self.sequence((value.start, value.stop, value.step), depth))
+        if kind in _LISTS:
+            return self.tag(_LISTS[kind], self.sequence(value, depth))
+        if kind in _SETS:
+            return self.tag(_SETS[kind], "[" + ",".join(sorted([self.value(item, depth + 1) for item in value])) + "]")
+        if kind is bytes or kind is bytearray:
+            if len(value) > self.left:
+                raise TooLargeError("larger than allowed")
+            return self.tag("$bytes", self.spend(f'"{value.hex()}"'))
+        if kind is complex:
+            return self.tag("$complex", self.sequence((value.real, value.imag), depth))
+        if kind is Fraction:
+            return self.tag("$fraction", self.sequence((value.numerator, value.denominator), depth))
+        if kind is Decimal:
+            return self.tag("$decimal", self.text(str(value)))
+        if kind in _DATES:
+            return self.tag("$datetime", self.sequence((_DATES[kind], value.isoformat()), depth))
+        if kind is timedelta:
+            return self.tag("$datetime", self.sequence(("timedelta", f"{value.days},{value.seconds},{value.microseconds}"), depth))
+        return self.library(kind, value, depth)
+
+    def library(self, kind: type, value: Any, depth: int) -> str:
+        """Numpy and sympy, known by the exact classes of the modules that are loaded."""
+        import sys
+
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and kind is numpy.ndarray and value.dtype.kind in "biufcU":
+            if value.size > self.left:
+                raise TooLargeError("larger than allowed")
+            return self.tag("$ndarray", self.sequence((str(value.dtype), list(value.shape), value.ravel().tolist()), depth))
+        if numpy is not None and kind.__module__ == "numpy" and kind in numpy.sctypeDict.values():
+            item = value.item()
+            if type(item) in (bool, int, float, complex, str):
+                return self.tag("$np", self.sequence((str(value.dtype), item), depth))
+        sympy = sys.modules.get("sympy")
+        if sympy is not None and issubclass(kind, sympy.Basic | sympy.MatrixBase) and kind.__module__.startswith("sympy."):
+            return self.tag("$sympy", self.sequence((type_name(value), self.sympy(sympy, value)), depth))
+        raise NotPlainError(type_name(value))
+
+    def sympy(self, sympy: Any, value: Any) -> Any:
+        if isinstance(value, sympy.Integer):
+            return int(value.p)
+        if isinstance(value, sympy.Rational):
+            return Fraction(int(value.p), int(value.q))
+        if value is sympy.true or value is sympy.false:
+            return value is sympy.true
+        return str(sympy.sstr(value, order="lex"))
+
+
+def encode(value: object, max_bytes: int) -> str:
+    """The canonical encoding, ASCII.
+
+    Raises:
+        NotPlainError: a type that is not carried.
+        TooLargeError: more than `max_bytes`, or deeper than `MAX_DEPTH`.
+    """
+    return _Encoder(max_bytes).value(value)
+
+
+def _tagged(pairs: list[tuple[str, Any]]) -> Any:
+    if len(pairs) == 1 and pairs[0][0][:1] == "$":
+        name, payload = pairs[0]
+        return _READERS[name](payload)
+    if any(key[:1] == "$" for key, _ in pairs) or len(dict(pairs)) != len(pairs):
+        raise InvalidEncodingError("unexpected key")
+    return dict(pairs)
+
+
+def _constant(text: str) -> Any:
+    raise InvalidEncodingError(f"unexpected {text}")
+
+
+def _expect(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:
+        raise InvalidEncodingError(f"unexpected {type(value).__name__}")
+    return value
+
+
+def _pairs(payload: Any) -> dict[Any, Any]:
+    return {key: value for key, value in (_expect(pair, list) for pair in _expect(payload, list))}
+
+
+def _datetime(payload: Any) -> Any:
+    kind, text = payload
+    if kind == "timedelta":
+        days, seconds, micros = text.split(",")
+        return timedelta(int(days), int(seconds), int(micros))
+    return {"datetime": datetime, "date": date, "time": time}[kind].fromisoformat(text)
+
+
+def _ndarray(payload: Any) -> Any:
+    _, shape, flat = payload
+    for size in reversed(shape[1:]):
+        flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else []
+    return flat if shape else flat[0]
+
+
+def _sympy(payload: Any) -> Any:
+    kind, value = payload
+    return Symbolic(_expect(kind, str), value) if type(value) is str else _expect(value, int, bool, Fraction)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "$int": lambda p: int(_expect(p, str), 16),
+    "$float": lambda p: {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[p],
+    "$str": lambda p: bytes.fromhex(p).decode("utf-8", "surrogatepass"),
+    "$bytes": lambda p: bytes.fromhex(p),
+    "$complex": lambda p: complex(*(_expect(x, float) for x in p)),
+    "$fraction": lambda p: Fraction(*(_expect(x, int) for x in p)),
+    "$decimal": lambda p: Decimal(_expect(p, str)),
+    "$tuple": lambda p: tuple(_expect(p, list)),
+    "$set": lambda p: set(_expect(p, list)),
+    "$frozenset": lambda p: frozenset(_expect(p, list)),
+    "$range": lambda p: range(*(_expect(x, int) for x in p)),
+    "$deque": lambda p: deque(_expect(p, list)),
+    "$dict": _pairs,
+    "$Counter": _pairs,
+    "$defaultdict": _pairs,
+    "$OrderedDict": _pairs,
+    "$datetime": _datetime,
+    "$np": lambda p: _expect(p[1], bool, int, float, complex, str),
+    "$ndarray": _ndarray,
+    "$sympy": _sympy,
+}
+
+
+def decode(text: str) -> Any:
+    """The plain Python value of an encoding; numpy values become Python numbers and nested lists, sympy numbers int or Fraction, other
+    sympy values `Symbolic`.
+
+    Raises:
+        InvalidEncodingError: the text is not an encoding.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_tagged, parse_constant=_constant)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise InvalidEncodingError(f"{type(error).__name__}: {error}"[:200]) from error
