@@ -1,0 +1,94 @@
+"""The user's own seed files: what is read, and one clear line for each kind of mistake."""
+
+import json
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from caco_ray.config import SeedFields, SeedsConfig
+from caco_ray.errors import CacoError, SeedError
+from caco_ray.seeds import load_seeds
+from caco_ray.seeds.files import file_seeds
+
+ROWS = [{"problem": "What is 1 + 1?", "gold": 2, "key": "a"}, {"problem": "What is 2 + 2?", "gold": 4, "key": "b"}]
+FIELDS = SeedFields(question="problem", answer="gold", id="key")
+
+
+def config(path: object, fields: SeedFields = FIELDS, **more: object) -> SeedsConfig:
+    return SeedsConfig(sources=(), path=str(path), fields=fields, **more)
+
+
+def write_lines(path, *lines: str) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_json_lines_and_parquet_give_the_same_rows(tmp_path) -> None:
+    write_lines(tmp_path / "s.jsonl", *(json.dumps(row) for row in ROWS))
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "s.parquet")
+    first, second = (list(file_seeds(config(tmp_path / name))) for name in ("s.jsonl", "s.parquet"))
+    assert [(row["question"], row["answer"], row["source_id"]) for row in first] == [("What is 1 + 1?", "2", "a"), ("What is 2 + 2?", "4", "b")]
+    assert [{**row, "source": ""} for row in first] == [{**row, "source": ""} for row in second]
+
+
+def test_any_fsspec_url_is_a_source() -> None:
+    with fsspec.open("memory://seeds/s.jsonl.gz", "wt", compression="gzip") as file:
+        file.write("\n".join(json.dumps(row) for row in ROWS))
+    assert len(list(file_seeds(config("memory://seeds/s.jsonl.gz")))) == 2
+
+
+def test_rows_get_ids_and_the_held_out_problems_come_along(tmp_path) -> None:
+    write_lines(tmp_path / "s.jsonl", *(json.dumps(row) for row in ROWS))
+    rows = list(load_seeds(config(tmp_path / "s.jsonl")))
+    assert [row["split"] for row in rows[:2]] == ["train", "train"]
+    assert {row["split"] for row in rows[2:]} == {"heldout"}
+    assert len({row["row_id"] for row in rows}) == len(rows)
+    assert [row["row_id"] for row in rows] == [row["row_id"] for row in load_seeds(config(tmp_path / "s.jsonl"))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"problem": "q", "gold": 1, "key": 1}', '{"problem": "q"'], "line 2: not JSON"),
+        (['{"problem": "q", "key": 1}'], "line 1: no field 'gold'"),
+        (['{"problem": "  ", "gold": 1, "key": 1}'], "field 'problem'.*is empty"),
+        (['{"problem": "q", "gold": null, "key": 1}'], "field 'gold'.*is empty"),
+        (['{"problem": "q", "gold": 1, "key": 7}', '{"problem": "r", "gold": 1, "key": 7}'], "line 2: the id '7' was used at line 1"),
+        (["[1, 2]"], "line 1: a JSON object is expected"),
+        ([""], "holds no problems"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, lines: list[str], message: str) -> None:
+    write_lines(tmp_path / "s.jsonl", *lines)
+    with pytest.raises(SeedError, match=message):
+        list(load_seeds(config(tmp_path / "s.jsonl")))
+
+
+def test_a_file_that_is_not_there_or_not_one_of_ours(tmp_path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"nope")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"problem": "\xe9"}')
+    for name, message in [("none.jsonl", "cannot be read"), ("s.csv", "must end in"), ("bad.parquet", "not a Parquet file"), ("latin.jsonl", "UTF-8")]:
+        with pytest.raises(CacoError, match=message):
+            list(file_seeds(config(tmp_path / name)))
+
+
+def test_difficulty_must_be_a_number(tmp_path) -> None:
+    write_lines(tmp_path / "s.jsonl", '{"problem": "q", "gold": 1, "key": 1, "level": "hard"}')
+    with pytest.raises(SeedError, match="'level' must be an integer"):
+        list(file_seeds(config(tmp_path / "s.jsonl", SeedFields(question="problem", answer="gold", difficulty="level"))))
+
+
+def test_procedural_problems_are_the_same_for_the_same_seed() -> None:
+    pytest.importorskip("reasoning_gym")
+    options = SeedsConfig(sources=("reasoning_gym",), reasoning_gym={"tasks": ("chain_sum", "gcd"), "size": 5})
+    first, second = list(load_seeds(options)), list(load_seeds(options))
+    assert first == second
+    assert sum(row["source"] == "reasoning_gym" for row in first) == 10
+    assert all(row["answer"] for row in first)
+
+
+def test_an_unknown_procedural_task_is_named() -> None:
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(CacoError, match="no task 'sums'"):
+        list(load_seeds(SeedsConfig(sources=("reasoning_gym",), reasoning_gym={"tasks": ("sums",)})))
