@@ -4,6 +4,7 @@ This module is the only caller of `map_batches`. A row of the plan is a whole sh
 merge or drop part of one, a slow row delays only its shard, and operators overlap because shards stream from pool to pool.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from caco_ray import errors
 from caco_ray.errors import CacoError, StageContractError
 from caco_ray.source import Source
 from caco_ray.store import DatasetWriter, ShardEntry, StageInfo, Totals
@@ -78,12 +80,9 @@ def _stream(stage: Stage, writer: DatasetWriter, pending: list[int]) -> Iterator
     for operator in stage.operators:
         plan = _append(plan, operator)
     plan = plan.map_batches(partial(_commit, writer=writer), batch_size=1, batch_format="pyarrow", num_cpus=_IO_CPUS)
-    try:
-        for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for entry in batch["entry"].to_pylist():
-                yield ShardEntry.from_json(entry)
-    except ray.exceptions.RayError as error:
-        raise _root_cause(error) from None
+    for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            yield ShardEntry.from_json(_raise_if_failed(row)["entry"])
     _wait_for_release(free_before)
 
 
@@ -108,17 +107,30 @@ def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
 
 
 class _ApplyActor:
-    """One operator's actor: makes the resource once, closes it when the pool drains."""
+    """One operator's actor: makes the resource once, closes it when the pool drains.
+
+    A resource that cannot be made fails the first call, not the constructor: Ray would start such an actor again and again.
+    """
 
     def __init__(self, operator: Operator) -> None:
         self._name = operator.name
-        self._function = operator.make()
+        self._function: TableFunction | None = None
+        self._failure: CacoError | None = None
+        try:
+            self._function = operator.make()
+        except CacoError as error:
+            self._failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _apply(batch, self._function, self._name)
+        return _apply(batch, self._run, self._name)
+
+    def _run(self, table: pa.Table) -> pa.Table:
+        if self._function is None:
+            raise self._failure or StageContractError(f"operator {self._name!r} made nothing")
+        return self._function(table)
 
     def __del__(self) -> None:
-        close = getattr(getattr(self, "_function", None), "close", None)
+        close = getattr(self._function, "close", None)
         if close is not None:
             close()
 
@@ -128,47 +140,71 @@ def _apply_task(batch: pa.Table, operator: Operator) -> pa.Table:
 
 
 def _read(batch: pa.Table, source: Source) -> pa.Table:
-    started = time.time()
-    shard = batch["shard"][0].as_py()
-    given = source.read(shard)
+    shard, started = batch["shard"][0].as_py(), time.time()
+    try:
+        given = source.read(shard)
+    except CacoError as error:
+        return _failed(shard, error)
     return _pack(shard, given.rows_in, started, given.table)
 
 
 def _apply(batch: pa.Table, function: TableFunction, name: str) -> pa.Table:
+    if batch["error"][0].is_valid:
+        return batch
     table = _unpack(batch)
-    result = function(table)
-    if result.schema != table.schema or not result["row_id"].equals(table["row_id"]):
-        raise StageContractError(f"operator {name!r} returned other rows or columns than it was given")
     shard, rows_in, started = (batch[key][0].as_py() for key in ("shard", "rows_in", "started"))
+    try:
+        result = function(table)
+        if result.schema != table.schema or not result["row_id"].equals(table["row_id"]):
+            raise StageContractError(f"operator {name!r} returned other rows or columns than it was given")
+    except CacoError as error:
+        return _failed(shard, error)
     return _pack(shard, rows_in, started, result)
 
 
 def _commit(batch: pa.Table, writer: DatasetWriter) -> pa.Table:
-    shard, rows_in, started = (batch[key][0].as_py() for key in ("shard", "rows_in", "started"))
-    entry = writer.commit(shard, _unpack(batch), rows_in, time.time() - started)
-    return pa.table({"entry": pa.array([entry.to_json().decode()], pa.string())})
+    error, entry = batch["error"][0].as_py(), None
+    if error is None:
+        shard, rows_in, started = (batch[key][0].as_py() for key in ("shard", "rows_in", "started"))
+        try:
+            entry = writer.commit(shard, _unpack(batch), rows_in, time.time() - started).to_json().decode()
+        except CacoError as failure:
+            error = _describe(failure)
+    return pa.table({"entry": pa.array([entry], pa.string()), "error": pa.array([error], pa.string())})
+
+
+# One row of a plan: a shard on its way, or the error of ours that ended it. Ray hands exceptions over as text; these come back as
+# what they were.
+_PLAN_ROW = pa.schema(
+    [("shard", pa.int64()), ("rows_in", pa.int64()), ("started", pa.float64()), ("rows", pa.large_binary()), ("error", pa.string())]
+)
 
 
 def _pack(shard: int, rows_in: int, started: float, table: pa.Table) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
-    return pa.table({"shard": [shard], "rows_in": [rows_in], "started": [started], "rows": payload})
+    row = {"shard": shard, "rows_in": rows_in, "started": started, "rows": sink.getvalue().to_pybytes(), "error": None}
+    return pa.Table.from_pylist([row], schema=_PLAN_ROW)
 
 
 def _unpack(batch: pa.Table) -> pa.Table:
     return pa.ipc.open_stream(batch["rows"][0].as_buffer()).read_all()
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The error of ours inside Ray's wrappers, or the outermost one when there is none."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, CacoError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+def _failed(shard: int, error: CacoError) -> pa.Table:
+    return pa.Table.from_pylist([{"shard": shard, "error": _describe(error)}], schema=_PLAN_ROW)
+
+
+def _describe(error: CacoError) -> str:
+    return json.dumps({"type": type(error).__name__, "message": str(error)})
+
+
+def _raise_if_failed(row: dict[str, str]) -> dict[str, str]:
+    if row["error"] is not None:
+        failure = json.loads(row["error"])
+        raise getattr(errors, failure["type"], CacoError)(failure["message"])
+    return row
 
 
 def _free_resources() -> dict[str, float]:
