@@ -1,0 +1,89 @@
+r"""Find the final answers that a worked solution states.
+
+Forms, strongest first: `\boxed{X}`; a line `#### X`; `Final answer: X`, `The final answer is X`, `The answer is X`, `Answer: X`.
+Text before `</think>` is scratch work and is not read. A box that never closes (a truncated text) is no answer.
+
+A solution may state its answer more than once. `stated_answers` returns all statements of the strongest form found, so that the caller
+can demand that they agree; `final_answer` returns the last one, which is the convention of benchmarks. Boxes joined by nothing but
+commas, "and" or "or" (`\boxed{1} and \boxed{2}`) are one answer with several items.
+"""
+
+import re
+
+_BOX = re.compile(r"\\f?boxed\s*(?=\{|[^\s{])")
+_JOINT = re.compile(r"[\s$,;]*(?:\\quad|\\qquad|\\,|\\text\s*\{\s*(?:and|or)\s*\}|and|or)?[\s$,;]*(?:\\quad|\\qquad|\\,)?[\s$,;]*")
+_HASHES = re.compile(r"^\s*####\s*(\S.*)$", re.MULTILINE)
+_FINAL_LINE = re.compile(r"^[\s*#_]*final answer[*_]*\s*[:=][*_]*[ \t]*(\S.*)$", re.MULTILINE | re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\b(?:final\s+)?answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(\S.*)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\.(?=\s+[A-Z\\$*]|\s*$)")
+
+
+def final_answer(text: str) -> str | None:
+    """The answer that the solution ends with, or None when it states none."""
+    stated = stated_answers(text)
+    return stated[-1] if stated else None
+
+
+def stated_answers(text: str) -> list[str]:
+    """Every final answer that the text states, in order; empty when it states none.
+
+    After the last box only lines of the strong forms count (`#### X`, `Final answer: X`): prose such as "the answer is positive"
+    is no second answer.
+    """
+    text = text.rsplit("</think>", 1)[-1]
+    boxes, end = _boxed(text)
+    if boxes:
+        return boxes + [line for line in _lines(text[end:]) if not _BOX.search(line)]
+    return _lines(text) or [answer for match in _ANSWER_IS.finditer(text) if (answer := _sentence(match.group(1)))]
+
+
+def _lines(text: str) -> list[str]:
+    hashes = [match.group(1).strip() for match in _HASHES.finditer(text)]
+    return hashes or [answer for match in _FINAL_LINE.finditer(text) if (answer := _sentence(match.group(1)))]
+
+
+def _sentence(text: str) -> str:
+    return _SENTENCE_END.split(text, maxsplit=1)[0].strip(" \t*_")
+
+
+def _boxed(text: str) -> tuple[list[str], int]:
+    """Contents of the outermost boxes, neighbours joined, and where the last one ends."""
+    answers: list[str] = []
+    end = 0
+    for match in _BOX.finditer(text):
+        if match.start() < end:
+            continue  # inside the box before
+        span = _content(text, match.end())
+        if span is None:
+            continue
+        content, after = span
+        if not content:
+            continue
+        if answers and _JOINT.fullmatch(text[end : match.start()]):
+            answers[-1] = f"{answers[-1]}, {content}"
+        else:
+            answers.append(content)
+        end = after
+    return answers, end
+
+
+def _content(text: str, start: int) -> tuple[str, int] | None:
+    r"""The balanced group at `start`, or the single token of `\boxed 5`; None when the group never closes."""
+    if text[start] != "{":
+        token = re.compile(r"[^\s$.,;]+").match(text, start)
+        return (token.group(), token.end()) if token else None
+    depth, at = 0, start
+    while at < len(text):
+        character = text[at]
+        if character == "\\":
+            at += 2  # an escaped brace is a character, not a group
+            continue
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            inner = text[start + 1 : at].strip()
+            nested = _BOX.match(inner)
+            if nested and (span := _content(inner, nested.end())) and span[1] == len(inner):
+                inner = span[0]
+            return inner, at + 1
+        at += 1
+    return None
