@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from caco_ray.config import Config, load_config
+from caco_ray.config import Config, Model, load_config, validate
 from caco_ray.errors import CacoError, ConfigError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -38,6 +38,18 @@ def guarded(action: Callable[[], int | None]) -> NoReturn:
         sys.exit(EXIT_INTERRUPTED)
     except CacoError as error:
         _fail(error, 1)
+
+
+def parse_arguments(model: type[Model]) -> Model:
+    """`key=value` arguments of a job without a Hydra tree, validated.
+
+    Raises:
+        ConfigError: an argument is not `key=value`, or is refused by the model.
+    """
+    for argument in sys.argv[1:]:
+        if "=" not in argument:
+            raise ConfigError(f"{argument}: arguments are key=value; keys: {', '.join(model.model_fields)}")
+    return validate(model, OmegaConf.to_container(OmegaConf.from_dotlist(sys.argv[1:])))  # type: ignore[arg-type]
 
 
 def _composed(job: Callable[[Config], int | None]) -> int | None:

@@ -7,7 +7,7 @@ into one `ConfigError` line that names the key, the value and what is allowed, b
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -325,19 +325,31 @@ def load_config(tree: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: one line per mistake with the key, the value and what is allowed.
     """
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_describe(item) for item in error.errors())) from None
+    config = validate(Config, tree)
     if "://" not in config.run.dir and not Path(config.run.dir).is_absolute():
         raise ConfigError(f"run.dir={config.run.dir}: give an absolute path or a URL, so that every node means the same place")
     return config
 
 
-def _describe(item: Any) -> str:
+Model = TypeVar("Model", bound=Strict)
+
+
+def validate(model: type[Model], tree: Mapping[str, Any]) -> Model:
+    """Plain containers as a frozen model.
+
+    Raises:
+        ConfigError: one line.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(model, item) for item in error.errors())) from None
+
+
+def _describe(root: type[Strict], item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"] if part not in ("vllm", "openai", "fake")) or "config"
     if item["type"] == "extra_forbidden":
-        return f"{key}: no such key{_suggestion(item['loc'])}"
+        return f"{key}: no such key{_suggestion(root, item['loc'])}"
     if item["type"] == "missing":
         return f"{key}: a value is needed"
     if item["type"] == "value_error":
@@ -345,10 +357,10 @@ def _describe(item: Any) -> str:
     return f"{key}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 
-def _suggestion(location: tuple[str | int, ...]) -> str:
+def _suggestion(root: type[Strict], location: tuple[str | int, ...]) -> str:
     """The nearest key that exists, for a mistyped one."""
     fields: dict[str, Any] = {}
-    model: Any = Config
+    model: Any = root
     for part in location[:-1]:
         model = _field_model(model, str(part))
     if isinstance(model, type) and issubclass(model, BaseModel):
