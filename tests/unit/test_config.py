@@ -1,0 +1,86 @@
+"""Every file under conf/ composes into a valid tree, and every mistake is one line that names key, value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from caco_ray.config import STAGES, Config, load_config
+from caco_ray.errors import ConfigError
+from caco_ray.fingerprint import PARENTS, fingerprint
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PROFILES = sorted(path.stem for path in (CONF / "profile").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_config(OmegaConf.to_container(compose("config", ["run.dir=/runs/x", *overrides]), resolve=True))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_valid(profile: str) -> None:
+    assert composed(f"profile={profile}").profile == profile
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_group_option_is_used_or_composes(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    places = {"model": "model@models.solve", "sampling": "sampling@solve.sampling", "training": "training@training.student"}
+    more = ["seeds.path=/data/s.jsonl"] if name == "file" else []
+    assert composed(f"{places.get(group, group)}={name}", *more)
+
+
+def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> None:
+    config = composed("profile=cluster")
+    assert (config.sampling.temperature, config.sampling.max_tokens) == (0.9, 1024)
+    assert (config.unify.sampling.temperature, config.filters.min_effective_lines, config.sandbox.cpu_s) == (0.6, 6, 10)
+    for training, epochs, cutoff in ((config.training.codegen, 1, 2048), (config.training.student, 3, 4096)):
+        assert (training.learning_rate, training.batch_rows, training.warmup_fraction, training.weight_decay) == (5e-6, 128, 0.03, 0.1)
+        assert (training.epochs, training.max_length, training.zero_stage) == (epochs, cutoff, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("++scale.sample=4", "scale.sample: no such key; did you mean samples?"),
+        ("++nonsense=4", "nonsense: no such key"),
+        ("scale.samples=many", "scale.samples='many': input should be a valid integer"),
+        ("scale.samples=0", "scale.samples=0: input should be greater than 0"),
+        ("sampling.temperature=-1", "sampling.temperature=-1"),
+        ("++sampling.min_tokens=5000", "min_tokens 5000 is over max_tokens"),
+        ("++models.solve.max_tokens=4", "models.solve.max_tokens: no such key"),
+        ("training.codegen.batch_rows=13", "batch_rows 13 is not a multiple"),
+        ("seeds.sources=[]", "no seeds: give seeds.sources or seeds.path"),
+        ("run.dir=relative", "run.dir=relative: give an absolute path"),
+        ("until=nowhere", "until='nowhere': input should be 'seeds'"),
+    ],
+)
+def test_a_mistake_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        composed(override)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_from_after_until_is_refused() -> None:
+    with pytest.raises(ConfigError, match="from=solve comes after until=seeds"):
+        composed("from=solve", "until=seeds")
+
+
+def test_numbers_in_scientific_notation_are_counts_too() -> None:
+    assert composed("scale.samples=1e5").scale.samples == 100_000
+
+
+def test_a_fingerprint_changes_with_what_matters_and_only_then() -> None:
+    plain = composed()
+    for override in ("sandbox.workers=4", "models.sampler.max_num_seqs=8", "until=select", "run.dir=/elsewhere", "training.codegen.cpus_per_worker=1"):
+        assert fingerprint(composed(override), "evaluate") == fingerprint(plain, "evaluate"), override
+    for override in ("sampling.temperature=0.5", "seed=1", "scale.samples=401", "++sandbox.cpu_s=1"):
+        assert fingerprint(composed(override), "evaluate") != fingerprint(plain, "evaluate"), override
+    assert fingerprint(composed("sampling.temperature=0.5"), "unify") == fingerprint(plain, "unify")
+
+
+def test_every_stage_with_rows_has_a_place_in_the_lineage() -> None:
+    assert set(PARENTS) == set(STAGES) - {"report"}
