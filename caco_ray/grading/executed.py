@@ -54,8 +54,7 @@ def _value(value: Any) -> Value:
         found = _texts(value)
         return found[0] if len(found) == 1 else OneOf(tuple(found))
     if isinstance(value, list | tuple | set | frozenset | range) or hasattr(value, "popleft"):
-        brackets = "{}" if isinstance(value, set | frozenset) else "()" if isinstance(value, tuple) else "[]"
-        return Items(tuple(_value(item) for item in value), brackets)
+        return Items(tuple(_value(item) for item in value), "{}" if isinstance(value, set | frozenset) else "")
     if isinstance(value, dict):
         return Mapping({words(str(key)): _value(item) for key, item in value.items()})
     return _rare(value)

@@ -11,9 +11,9 @@ commas, "and" or "or" (`\boxed{1} and \boxed{2}`) are one answer with several it
 import re
 
 _BOX = re.compile(r"\\f?boxed\s*(?=\{|[^\s{])")
-_JOINT = re.compile(r"[\s$,;]*(?:\\quad|\\qquad|\\,|\\text\s*\{\s*(?:and|or)\s*\}|and|or)?[\s$,;]*(?:\\quad|\\qquad|\\,)?[\s$,;]*")
+_JOINT = re.compile(r"(?:[\s$,;]|\\[\[\]() ,;]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b)*")
 _HASHES = re.compile(r"^\s*####\s*(\S.*)$", re.MULTILINE)
-_FINAL_LINE = re.compile(r"^[\s*#_]*final answer[*_]*\s*[:=][*_]*[ \t]*(\S.*)$", re.MULTILINE | re.IGNORECASE)
+_FINAL = re.compile(r"\bfinal answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(\S.*)", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"\b(?:final\s+)?answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(\S.*)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s+[A-Z\\$*]|\s*$)")
 
@@ -27,23 +27,28 @@ def final_answer(text: str) -> str | None:
 def stated_answers(text: str) -> list[str]:
     """Every final answer that the text states, in order; empty when it states none.
 
-    After the last box only lines of the strong forms count (`#### X`, `Final answer: X`): prose such as "the answer is positive"
-    is no second answer.
+    After the last box only `#### X` and "final answer" count as another statement: prose such as "the answer is positive" does not.
     """
     text = text.rsplit("</think>", 1)[-1]
     boxes, end = _boxed(text)
     if boxes:
         return boxes + [line for line in _lines(text[end:]) if not _BOX.search(line)]
-    return _lines(text) or [answer for match in _ANSWER_IS.finditer(text) if (answer := _sentence(match.group(1)))]
+    return _lines(text) or _sentences(_ANSWER_IS, text)
 
 
 def _lines(text: str) -> list[str]:
     hashes = [match.group(1).strip() for match in _HASHES.finditer(text)]
-    return hashes or [answer for match in _FINAL_LINE.finditer(text) if (answer := _sentence(match.group(1)))]
+    return hashes or _sentences(_FINAL, text)
 
 
-def _sentence(text: str) -> str:
-    return _SENTENCE_END.split(text, maxsplit=1)[0].strip(" \t*_")
+def _sentences(phrase: re.Pattern[str], text: str) -> list[str]:
+    found = []
+    for match in phrase.finditer(text):
+        answer = match.group(1)
+        while (inner := _ANSWER_IS.match(answer.removeprefix("The ").removeprefix("the "))) is not None:
+            answer = inner.group(1)  # "Final answer: The final answer is X"
+        found.append(_SENTENCE_END.split(answer, maxsplit=1)[0].strip(" \t*_"))
+    return [answer for answer in found if answer]
 
 
 def _boxed(text: str) -> tuple[list[str], int]:

@@ -40,7 +40,10 @@ def tidy(text: str) -> str:
     text = text.strip()
     if text.startswith("**"):
         text = text.replace("**", "")  # bold in Markdown; elsewhere `**` is Python's power
-    text = text.replace("**", "^").translate(_UNICODE).replace(r"\$", "").replace(r"\%", "%").replace("{,}", ",")
+    text = text.replace("**", "^").translate(_UNICODE).replace(r"\$", "").replace(r"\%", "%")
+    text = re.sub(r"\{\s*,\s*\}", ",", text)
+    if r"\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # a text that was escaped once too often
     text = re.sub(r",\s*\\!\s*", ",", text)  # `1,\!200`: a separator, set with a thin space
     text = _FRACTION.sub(r"\\frac", text)
     for _ in range(3):  # text commands nest a little

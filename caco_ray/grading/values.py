@@ -90,7 +90,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _BASED = re.compile(r"\w_\{?\d")  # `204_5`: a numeral in another base, or an indexed name: never computed with
 _FUNCTIONS = frozenset("sqrt sin cos tan cot sec csc log exp abs det gcd lcm max min inf arcsin arccos arctan sinh cosh tanh asin acos atan".split())
 _CONSTANTS = frozenset(["pi", "e", "i"])
-_MATRIX = re.compile(r"\\begin\{[pbvB]?(?:small)?matrix\}(.*)\\end\{[pbvB]?(?:small)?matrix\}", re.DOTALL)
+_MATRIX = re.compile(r"\[?\s*\\begin\{(?:[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]+\})?(.*)\\end\{(?:[pbB]?(?:small)?matrix|array)\}\s*\]?", re.DOTALL)
 _PAIR = re.compile(r"^\s*[\"']?([^:=\"']+?)[\"']?\s*[:=]\s*(.+)$")
 
 
@@ -103,9 +103,9 @@ def _readings(text: str, depth: int) -> list[Value]:
     value = scalar(text)
     if depth > _MAX_DEPTH:
         return [value]
-    several = [*_matrices(text, depth), *_mappings(text, depth), *_lists(text, depth)]
+    lists, mappings = [*_matrices(text, depth), *_lists(text, depth)], _mappings(text, depth)
     # A list is compared item by item; as a whole the algebra system would forgive its order.
-    return several if several and isinstance(value, Formula) else [value, *several]
+    return [*lists, *mappings] if lists and isinstance(value, Formula) else [value, *lists, *mappings]
 
 
 def _item(text: str, depth: int) -> Value:
@@ -230,7 +230,7 @@ def _unbracket(text: str) -> tuple[str, str]:
 def _splits(inner: str) -> Iterator[list[str]]:
     """Ways to cut a list into items; none when there is nothing to cut at."""
     seen: list[list[str]] = []
-    joined = re.sub(r",?\s+(?:and|or)\s+", ", ", inner)
+    joined = re.sub(r",?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])\s*", ", ", inner)
     for text, separators in ((inner, ";"), (joined, ", "), (joined, ",")):
         parts = _split_top(text, separators) or [text]
         if parts not in seen and inner and all(parts):
