@@ -1,57 +1,123 @@
 """The public face: `Sandbox`."""
 
-import os
-import resource
-import selectors
-import signal
-import subprocess
-import sys
-import time
+import itertools
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 
-from caco_ray.errors import ConfigError, SandboxUnavailableError
+from caco_ray.errors import ConfigError
+from caco_ray.sandbox.guest.seal import LEVELS
 from caco_ray.sandbox.limits import Limits
-from caco_ray.sandbox.reply import ProtocolViolationError, frame_limit, read_frame
-from caco_ray.sandbox.result import ExecutionResult, text_of
+from caco_ray.sandbox.probe import library_paths, strongest
+from caco_ray.sandbox.result import ExecutionResult
+from caco_ray.sandbox.worker import Setting, Worker
 
-_ROOT = str(Path(__file__).parents[2])
-_BOOT = """
-import sys, resource, os
-root, site, seed, cpu, mem, out, std, fd = sys.argv[1:]
-sys.path += [site]; sys.path.insert(0, root)
-from caco_ray.sandbox.guest.program import run_program
-from caco_ray.sandbox.guest.frame import write_frame
-sys.path.remove(root)
-source = sys.stdin.buffer.read()
-try: import numpy
-except ImportError: pass
-vm = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-for k, v in ((resource.RLIMIT_CPU, int(cpu)), (resource.RLIMIT_AS, vm + int(mem) * 2**20), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-    resource.setrlimit(k, (v, v))
-write_frame(int(fd), run_program(source, seed=int(seed), output_bytes=int(out), stdout_bytes=int(std)))
-os._exit(0)
-"""
+_MAX_WORKERS = 256
 
 
 class Sandbox:
-    """Runs programs; a context manager."""
+    """Runs untrusted programs; a context manager, usable from several threads.
 
-    def __init__(self, require: str = "L2", limits: Limits | None = None, allow_unsafe: bool = False, workers: int = 1) -> None:
-        if require not in ("L0", "L1", "L2", "L3"):
-            raise ConfigError(f"sandbox level {require!r}: must be one of L0, L1, L2, L3")
-        if require == "L0" and not allow_unsafe:
-            raise ConfigError("sandbox level L0 gives no isolation: it needs allow_unsafe=True")
+    Args:
+        require: the weakest acceptable level, L0..L3; the strongest that the machine gives, up to `at_most`, is used.
+        limits: of each program.
+        allow_unsafe: needed for `require="L0"`, which isolates nothing.
+        workers: programs that run at once in `run_many`, one CPU each; every worker keeps its own warm interpreters
+            (about 25 MB for standard-library programs, 90 MB more once a program uses numpy or sympy).
+        trap_denied: a denied system call kills the program with SIGSYS instead of giving it an error; shows calls missing from the list.
+        huge_pages: let the kernel gather the interpreter's memory into 2 MiB pages.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        SandboxUnavailableError: the machine does not give the required level; the message names what is missing.
+    """
+
+    def __init__(
+        self,
+        require: str = "L2",
+        limits: Limits | None = None,
+        allow_unsafe: bool = False,
+        workers: int = 1,
+        *,
+        at_most: str = "L3",
+        trap_denied: bool = False,
+        huge_pages: bool = True,
+    ) -> None:
+        _check(require, at_most, allow_unsafe, workers)
         self.limits = limits or Limits()
-        self.level = "L0"
-        self.workers = workers
-        spec = find_spec("numpy")
-        if spec is None or spec.origin is None:
-            raise SandboxUnavailableError("numpy is not installed")
-        self._site = str(Path(spec.origin).parents[1])
+        readable, site = library_paths()
+        at = {level: Setting(level, self.limits, readable, site, trap_denied, huge_pages) for level in LEVELS}
+        self._setting = strongest(at, require, at_most)
+        self._workers = [Worker(self._setting) for _ in range(workers)]
+        self._locks = [threading.Lock() for _ in range(workers)]
+        self._closed = False
+
+    @property
+    def level(self) -> str:
+        """The isolation level in force."""
+        return self._setting.level
+
+    @property
+    def workers(self) -> int:
+        """Programs that `run_many` runs at once."""
+        return len(self._workers)
+
+    def run(self, program: str, *, seed: int = 0) -> ExecutionResult:
+        """Runs one program. Never raises for anything that the program is or does.
+
+        Args:
+            program: Python source; it runs as `__main__`.
+            seed: of `random` and `numpy.random`; odd values also get another string-hash seed than even ones.
+
+        Raises:
+            ValueError: the sandbox is closed.
+        """
+        for i in itertools.chain(range(1, len(self._workers)), [0]):
+            blocking = i == 0
+            if self._locks[i].acquire(blocking):
+                try:
+                    return self._run(i, program, seed)
+                finally:
+                    self._locks[i].release()
+        raise AssertionError("unreachable")
+
+    def _run(self, worker: int, program: str, seed: int) -> ExecutionResult:
+        if self._closed:
+            raise ValueError("the sandbox is closed")
+        if type(program) is not str:
+            return ExecutionResult("error", error=f"TypeError: a program is text, not {type(program).__name__}", level=self.level)
+        return self._workers[worker].run(program, seed)
+
+    def run_many(self, programs: Sequence[str], *, seed: int = 0) -> list[ExecutionResult]:
+        """Runs all, `workers` at a time; one result per program, in the order given."""
+        results: list[ExecutionResult | None] = [None] * len(programs)
+        todo = iter(range(len(programs)))
+        todo_lock = threading.Lock()
+
+        def drain(worker: int) -> None:
+            while True:
+                with todo_lock:
+                    i = next(todo, None)
+                if i is None:
+                    return
+                with self._locks[worker]:
+                    results[i] = self._run(worker, programs[i], seed)
+
+        lanes = min(len(self._workers), len(programs))
+        if lanes <= 1:
+            drain(0)
+        else:
+            with ThreadPoolExecutor(lanes) as pool:
+                list(pool.map(drain, range(lanes)))
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Ends all processes; waits for programs that are running."""
+        self._closed = True
+        for lock, worker in zip(self._locks, self._workers, strict=True):
+            with lock:
+                worker.close()
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -59,69 +125,14 @@ class Sandbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Ends all processes."""
 
-    def run_many(self, programs: Sequence[str], *, seed: int = 0) -> list[ExecutionResult]:
-        """One result per program, in order."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(lambda program: self.run(program, seed=seed), programs))
-
-    def run(self, program: str, *, seed: int = 0) -> ExecutionResult:
-        """Runs one program."""
-        if not isinstance(program, str):
-            return ExecutionResult("error", error=f"TypeError: a program is text, not {type(program).__name__}", level=self.level)
-        limits, out, std = self.limits, self.limits.output_kb * 1024, self.limits.stdout_kb * 1024
-        read_end, write_end = os.pipe()
-        numbers = [str(x) for x in (seed, int(limits.cpu_s + 1.999), limits.memory_mb, out, std, write_end)]
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT, _ROOT, self._site, *numbers], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, pass_fds=[write_end], start_new_session=True, cwd="/",
-            env={"PYTHONHASHSEED": str(seed % 2), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
-        )  # fmt: skip
-        os.close(write_end)
-        timed_out = False
-        data = b""
-        try:
-            assert child.stdin is not None
-            child.stdin.write(program.encode("utf-8", "surrogatepass"))
-            child.stdin.close()
-        except BrokenPipeError:
-            pass
-        with selectors.DefaultSelector() as selector:
-            selector.register(read_end, selectors.EVENT_READ)
-            while len(data) <= frame_limit(out, std):
-                if not selector.select(max(0, started + limits.deadline_s - time.monotonic())):
-                    timed_out = True
-                    break
-                chunk = os.read(read_end, 65536)
-                if not chunk:
-                    break
-                data += chunk
-        os.close(read_end)
-        if timed_out or len(data) > frame_limit(out, std):
-            os.killpg(child.pid, signal.SIGKILL)
-        code = child.wait()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        wall = time.monotonic() - started
-        base = {"cpu_s": cpu, "wall_s": wall, "level": self.level}
-        if timed_out:
-            return ExecutionResult("timeout_wall", error="wall-clock limit", **base)
-        if code < 0:
-            return ExecutionResult("timeout_cpu" if cpu >= limits.cpu_s else "signal", error=signal.Signals(-code).name, **base)
-        if not data:
-            return ExecutionResult("no_output" if code == 0 else "exited", error=f"exit code {code}", **base)
-        try:
-            reply = read_frame(data, out, std)
-        except ProtocolViolationError as error:
-            return ExecutionResult("protocol_violation", error=str(error), **base)
-        status = "timeout_cpu" if cpu >= limits.cpu_s + 1 else reply["status"]
-        plain = {n: reply[n]["value"] if reply[n]["state"] == "plain" else None for n in ("input", "output")}
-        return ExecutionResult(
-            status, input=reply["input_value"], output=reply["output_value"], input_json=plain["input"], output_json=plain["output"],
-            output_text=text_of(reply["output_value"]) if plain["output"] is not None else None,
-            stdout=reply["stdout"].encode("utf-8", "replace").decode(), error=reply["error"], input_state=reply["input"]["state"],
-            output_state=reply["output"]["state"], input_mutated=reply["mutated"], **base,
-        )  # fmt: skip
+def _check(require: str, at_most: str, allow_unsafe: bool, workers: int) -> None:
+    for name, level in (("require", require), ("at_most", at_most)):
+        if level not in LEVELS:
+            raise ConfigError(f"sandbox {name}={level!r}: must be one of {', '.join(LEVELS)}")
+    if at_most < require:
+        raise ConfigError(f"sandbox at_most={at_most!r}: must not be below require={require!r}")
+    if require == "L0" and not allow_unsafe:
+        raise ConfigError("sandbox require='L0' isolates nothing: it must be allowed with allow_unsafe=True")
+    if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
+        raise ConfigError(f"sandbox workers={workers!r}: must be an integer from 1 to {_MAX_WORKERS}")

@@ -1,0 +1,64 @@
+"""Small attacks that are tried at every start. One that succeeds means that the level does not hold here, and the sandbox refuses it.
+
+Each program ends with `output` "blocked" or "escaped"; being killed counts as blocked only where `accepted` says so.
+"""
+
+from dataclasses import dataclass
+
+_TRY = """
+def attack():
+{body}
+try:
+    output = attack() or "escaped"
+except {errors} as error:
+    output = "blocked"
+"""
+
+
+@dataclass(frozen=True)
+class Bait:
+    """What the canaries go for: an empty writable folder, a listening TCP port, the owner's process."""
+
+    folder: str
+    port: int
+    owner: int
+
+
+@dataclass(frozen=True)
+class Canary:
+    """body: the attack, `return "blocked"` where it sees itself that it failed; `{folder}`, `{port}`, `{owner}` are filled in."""
+
+    name: str
+    body: str
+    errors: str = "OSError"
+    accepted: tuple[tuple[str, object], ...] = ()
+
+    def program(self, bait: Bait) -> str:
+        """The program text."""
+        body = self.body.format(folder=bait.folder, port=bait.port, owner=bait.owner)
+        return _TRY.format(body="\n".join("    " + line for line in body.strip().splitlines()), errors=self.errors)
+
+
+_SYSCALL = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+CANARIES = (
+    Canary("read /etc/passwd", "open('/etc/passwd').read()"),
+    Canary("read a file of the owner", "import os\nopen('/proc/{owner}/environ', 'rb').read()"),
+    Canary("read its own environment", "open('/proc/self/environ', 'rb').read()"),
+    Canary("environment", "import os\nreturn 'blocked' if set(os.environ) <= {{'LC_ALL', 'TZ', 'MALLOC_ARENA_MAX', 'PYTHONDONTWRITEBYTECODE', "
+           "'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'PYTHONHASHSEED', 'LC_CTYPE'}} else 'escaped'"),
+    Canary("write a file", "open({folder!r} + '/canary', 'w').write('x')"),
+    Canary("make a folder", "import os\nos.mkdir({folder!r} + '/canary')"),
+    Canary("TCP", "import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"),
+    Canary("unix socket", "import socket\nsocket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)"),
+    Canary("fork", "import os\npid = os.fork()\nif pid == 0: os._exit(0)"),
+    Canary("exec", "import os\nos.execv('/bin/true', ['true'])"),
+    Canary("subprocess", "import subprocess\nsubprocess.run(['/bin/true'])"),
+    Canary("signal the owner", "import os\nos.kill({owner}, 0)"),
+    Canary("signal the zygote", "import os\nos.kill(os.getppid(), 0)"),
+    Canary("raise its limits", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))", "(OSError, ValueError)"),
+    Canary("ptrace the zygote", _SYSCALL + "return 'blocked' if libc.ptrace(16, os.getppid(), 0, 0) < 0 else 'escaped'", "(OSError, ImportError)"),
+    Canary("user namespace", _SYSCALL + "return 'blocked' if libc.unshare(0x10000000) < 0 else 'escaped'", "(OSError, ImportError)"),
+    Canary("memory", "block = bytearray(1 << 30)", "MemoryError"),
+    Canary("inherited descriptors", "import os\nfor fd in range(4, 64):\n    try: os.fstat(fd)\n    except OSError as e:\n"
+           "        if e.errno != 9 and e.errno != 1: return 'escaped'\n    else: return 'escaped'\nreturn 'blocked'"),
+)  # fmt: skip

@@ -1,0 +1,55 @@
+"""The C library and the process attributes that Python does not reach."""
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+libc: Any = ctypes.CDLL(None, use_errno=True)
+_PDEATHSIG, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVS, _CAPBSET_DROP = 1, 4, 36, 38, 24
+
+
+class SetupError(Exception):
+    """A step of sealing the process failed; the message names the step and the reason."""
+
+
+def check(result: int, step: str) -> int:
+    """Passes a system call's result on.
+
+    Raises:
+        SetupError: the result is negative.
+    """
+    if result < 0:
+        raise SetupError(f"{step}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def die_with_parent() -> None:
+    if sys.platform == "linux":
+        check(libc.prctl(_PDEATHSIG, 9, 0, 0, 0), "prctl(PDEATHSIG)")
+
+
+def no_new_privileges() -> None:
+    check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
+
+
+def hide_from_others() -> None:
+    """Not dumpable: /proc/PID of this process and of its children belongs to root, ptrace by the same user fails."""
+    check(libc.prctl(_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")
+
+
+def adopt_orphans() -> None:
+    check(libc.prctl(_SUBREAPER, 1, 0, 0, 0), "prctl(CHILD_SUBREAPER)")
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+def drop_capabilities() -> None:
+    """Empties the effective, permitted and inheritable sets, and the bounding set as far as allowed."""
+    for capability in range(64):
+        if libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+            break
+    header, empty = _CapHeader(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    check(libc.capset(ctypes.byref(header), ctypes.byref(empty)), "capset")

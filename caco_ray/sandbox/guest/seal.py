@@ -1,0 +1,83 @@
+"""Puts the isolation of a level around this process: once around the warm interpreter, and the rest around each forked program.
+
+| level | around the warm interpreter                                             | around each program                      |
+|-------|-------------------------------------------------------------------------|------------------------------------------|
+| L0    | rlimits                                                                 | CPU rlimit                               |
+| L1    | + NO_NEW_PRIVS, no capabilities, not dumpable                           | + seccomp without any call that opens    |
+| L2    | + Landlock: reads the Python library only, writes nothing               | + seccomp, Landlock scope for signals    |
+| L3    | + namespaces, file tree reduced to the Python library                   | as L2                                    |
+"""
+
+import os
+import resource
+from collections.abc import Callable, Sequence
+
+from caco_ray.sandbox.guest import landlock, libc, namespaces, seccomp, syscalls
+
+LEVELS = ("L0", "L1", "L2", "L3")
+_MB = 1 << 20
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def limit_resources(address_space: int, memory_mb: int) -> None:
+    """The limits that a fork inherits. `address_space` is what the warm interpreter uses itself; 0 leaves memory unlimited."""
+    if address_space:
+        _limit(resource.RLIMIT_AS, address_space + memory_mb * _MB)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, 64)
+    _limit(resource.RLIMIT_STACK, 8 * _MB)
+    for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
+        if hasattr(resource, name):
+            _limit(getattr(resource, name), 0)
+
+
+def seal_interpreter(level: str, readable: Sequence[str]) -> None:
+    """What all programs inherit.
+
+    Raises:
+        SetupError, OSError: a piece that the level promises is missing.
+    """
+    if level == "L0":
+        return
+    if level == "L3":
+        namespaces.keep_only(readable)
+    libc.no_new_privileges()
+    libc.drop_capabilities()
+    libc.hide_from_others()
+    if level >= "L2":
+        ruleset = landlock.read_only_files(readable)
+        landlock.restrict(ruleset)
+        os.close(ruleset)
+
+
+def program_seal(level: str, trap: bool) -> Callable[[], None]:
+    """Prepares what each program does for itself after the fork, as one function that raises SetupError.
+
+    Raises:
+        SetupError: no filter for this machine.
+    """
+    if level == "L0":
+        return lambda: None
+    machine = syscalls.machine()
+    if not machine:
+        raise libc.SetupError("seccomp: no table for this machine's architecture")
+    install = seccomp.installer(seccomp.assemble(machine, files=level >= "L2", trap=trap))
+    scope = landlock.own_scope() if level >= "L2" else None
+
+    def seal() -> None:
+        if scope is not None:
+            landlock.restrict(scope)
+        install()
+
+    return seal
+
+
+def limit_cpu(seconds: int) -> None:
+    """Soft = hard, so that no handler can catch the signal."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

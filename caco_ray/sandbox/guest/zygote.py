@@ -1,0 +1,171 @@
+"""The warm interpreter: waits for a program, forks, lets the fork run it, reports how it ended. One program at a time, one thread.
+
+It never sees a program or a result: the fork reads the source from one pipe and writes the reply to another, both held by the owner, so no
+program finds another's text in the memory that it inherits. The protocol on the control socket (all fixed size):
+
+    owner -> zygote   configuration (length, JSON), once          zygote -> owner   ready (length, JSON: {} or {"error"}), once
+    owner -> zygote   RUN (seed) with two descriptors             ...
+    owner -> zygote   FINISH (it should have ended) or KILL       zygote -> owner   ENDED (wait status, killed, CPU s, maximum RSS)
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from caco_ray.sandbox.guest import libc, namespaces, preload, seal
+from caco_ray.sandbox.guest.frame import READY, write_frame
+from caco_ray.sandbox.guest.program import run_program
+
+RUN = struct.Struct("=q")
+ENDED = struct.Struct("=i?dq")
+LENGTH = struct.Struct("=I")
+FINISH, KILL = b"F", b"K"
+_RESULT_FD = 3
+_GRACE_S = 0.05  # between the end of the reply and the end of its process
+
+
+def _receive(control: socket.socket, size: int, owner: int) -> bytes:
+    """Exactly `size` bytes; leaves for good when the owner is gone (its socket may live on in a fork of its own)."""
+    data = b""
+    while len(data) < size:
+        try:
+            chunk = control.recv(size - len(data))
+        except TimeoutError:
+            if os.getppid() != owner:
+                os._exit(0)
+            continue
+        if not chunk:
+            os._exit(0)
+        data += chunk
+    return data
+
+
+def _receive_run(control: socket.socket, owner: int) -> tuple[int, list[int]]:
+    while True:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(control, RUN.size, 2)
+        except TimeoutError:
+            if os.getppid() != owner:
+                os._exit(0)
+            continue
+        if len(data) != RUN.size or len(descriptors) != 2:
+            os._exit(0)
+        return RUN.unpack(data)[0], descriptors
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, 1 << 20):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _run_in_fork(config: dict[str, Any], seal_program: Callable[[], None], zygote: int, seed: int, fds: list[int]) -> None:
+    """The fork: ends here. A failure before READY is the machinery's, and says why in place of READY."""
+    try:
+        libc.die_with_parent()
+        if os.getppid() != zygote:
+            os._exit(1)
+        source = _read_all(fds[0])
+        seal.limit_cpu(config["cpu_limit_s"])
+        seal_program()
+        os.dup2(fds[1], _RESULT_FD, inheritable=False)
+        os.closerange(_RESULT_FD + 1, 1024)
+        os.write(_RESULT_FD, READY)
+    except BaseException as error:
+        os.write(fds[1], f"{type(error).__name__}: {error}".encode()[:500])
+        os._exit(1)
+    write_frame(
+        _RESULT_FD, run_program(source, seed=seed, output_bytes=config["output_bytes"], stdout_bytes=config["stdout_bytes"])
+    )  # fmt: skip
+    os._exit(0)
+
+
+def _ended(pid: int) -> bool:
+    """Waits a moment for a process whose reply is complete; a process cannot be seen ending before its descriptors close."""
+    deadline = time.monotonic() + _GRACE_S
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0001)
+    return True
+
+
+def _sweep() -> None:
+    """Kills what the program left running; only L0 lets it start anything."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            with open(f"/proc/self/task/{os.getpid()}/children") as children:
+                for child in children.read().split():
+                    os.kill(int(child), signal.SIGKILL)
+
+
+def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
+    seal_program = seal.program_seal(config["level"], config["trap"])
+    me = os.getpid()
+    while True:
+        seed, descriptors = _receive_run(control, owner)
+        pid = os.fork()
+        if pid == 0:
+            _run_in_fork(config, seal_program, me, seed, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        order = _receive(control, 1, owner)
+        killed = order == KILL or not _ended(pid)
+        if killed:
+            os.kill(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        if config["level"] == "L0":
+            _sweep()
+        control.sendall(ENDED.pack(status, killed, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+
+
+def _prepare(config: dict[str, Any]) -> None:
+    level = config["level"]
+    sys.path += config["site"]
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    preload.load(config["profile"], wide=level == "L1")
+    seal.limit_resources(preload.address_space(), config["memory_mb"])
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    preload.settle(config["huge_pages"])
+    seal.seal_interpreter(level, config["readable"])
+
+
+def main(control_fd: int, root: str) -> None:
+    """The whole life of the zygote; `root` is where this package was imported from, and is forgotten."""
+    sys.path.remove(root)
+    control = socket.socket(fileno=control_fd)
+    control.settimeout(2)
+    owner = os.getppid()
+    (size,) = LENGTH.unpack(_receive(control, LENGTH.size, owner))
+    config = json.loads(_receive(control, size, owner))
+    try:
+        if config["level"] == "L3":
+            namespaces.enter(owner)
+            owner = 0  # the parent is in another process namespace
+        if sys.platform == "linux" and config["level"] == "L0":
+            libc.adopt_orphans()
+        _prepare(config)
+        answer = b"{}"
+    except BaseException as error:
+        answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": traceback.format_exc()[-2000:]}).encode()
+    control.sendall(LENGTH.pack(len(answer)) + answer)
+    if answer == b"{}":
+        gc.freeze()
+        _serve(control, config, owner)
