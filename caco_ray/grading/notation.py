@@ -13,24 +13,26 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z])|\\deg(?!
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d|[A-Za-z]|\\[A-Za-z]+))\s*(?:\{([^{}]*)\}|(\d|[A-Za-z]))")
 _BARE_SCRIPT = re.compile(r"([_^])\s*(\d+|[A-Za-z])")
-_UNICODE = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge "}
-)
+_PLAIN_SIGNS = {"−": "-", "–": "-", "÷": "/", "²": "^2", "³": "^3"}
+_COMMANDS = {"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge "}
+_UNICODE = str.maketrans(_PLAIN_SIGNS | _COMMANDS)
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\w+))")
 
 CURRENCY = "$€£¥₹"
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SHORT_UNITS = frozenset(
+_UNIT_NAMES = (
     "mm cm dm km in ft yd mi mg kg lb lbs oz ml dl cl ms ns hr hrs h min s sec g m t l L mL kL N J W V A K C F Hz kHz kW kJ Pa kPa am pm"
-    " mph kph kmh rpm USD EUR GBP deg rad cc sq cu pts pt pct % °".split()
+    " mph kph kmh rpm USD EUR GBP deg rad cc sq cu pts pt pct % °"
 )
+_SHORT_UNITS = frozenset(_UNIT_NAMES.split())
 _SINGLE = frozenset(unit for unit in _SHORT_UNITS if len(unit) == 1 and unit.isalpha())
 _CONNECTIVES = frozenset(["in", "of", "per", "an", "a", "the", "each", "for", "on"])
-_CHANGES_VALUE = frozenset(
+_VALUE_WORDS = (
     "and or to than minus plus times over divided half halves third thirds dozen dozens gross score remainder mod modulo base not least"
     " most between from pi sqrt sin cos tan cot sec csc log exp inf infinity point root squared cubed factorial choose power out if when"
-    " where with but nor negative".split()
+    " where with but nor negative"
 )
+_CHANGES_VALUE = frozenset(_VALUE_WORDS.split())
 _UNIT_TOKEN = re.compile(r"([A-Za-z]+|%|°)\.?(?:\^?\{?(-?[1-3])\}?)?")
 _MAX_UNIT_WORDS = 6
 

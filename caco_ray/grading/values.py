@@ -81,16 +81,21 @@ _FRACTION = re.compile(
     rf"(?:\\frac\{{\s*(?P<top>-?{_DECIMAL})\s*\}}\{{\s*(?P<bottom>{_DECIMAL})\s*\}}|(?P<top2>{_DECIMAL})\s*/\s*(?P<bottom2>-?{_DECIMAL}))"
     rf"(?![\d.^_!]){_TAIL}"
 )
-_SCIENTIFIC = re.compile(rf"{_SIGN}(?P<base>{_DECIMAL})(?:[eE]|\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*)\{{?(?P<power>[+-]?\d+)\}}?{_TAIL}")
+_TIMES_TEN = r"(?:[eE]|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*)"
+_SCIENTIFIC = re.compile(rf"{_SIGN}(?P<base>{_DECIMAL}){_TIMES_TEN}\{{?(?P<power>[+-]?\d+)\}}?{_TAIL}")
 _PLAIN = re.compile(rf"{_SIGN}[{CURRENCY}]?(?P<base>{_DECIMAL})(?![\d.^_!]){_TAIL}")
-_NAME = re.compile(r"^\s*(\([A-Za-z](?:, ?[A-Za-z])*\)|[A-Za-z](?:[\w' ]|\\[A-Za-z]+|\([A-Za-z]\))*?|\\[A-Za-z]+)\s*(?:=|\\approx|≈|\\in\b)\s*(?=\S)")
+_NAMES = r"\([A-Za-z](?:, ?[A-Za-z])*\)|[A-Za-z](?:[\w' ]|\\[A-Za-z]+|\([A-Za-z]\))*?|\\[A-Za-z]+"
+_NAME = re.compile(rf"^\s*({_NAMES})\s*(?:=|\\approx|≈|\\in\b)\s*(?=\S)")
 _HEDGE = re.compile(r"^(?:exactly|approximately|approx\.?|about|roughly|around|\\approx|≈|=|\\in(?![A-Za-z]))\s*", re.IGNORECASE)
 _MATHS = re.compile(r"[\\^=<>+*/|(){}\[\]!]|^-|^\d[\d.]*\s*[A-Za-z]$")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _BASED = re.compile(r"\w_\{?\d")  # `204_5`: a numeral in another base, or an indexed name: never computed with
-_FUNCTIONS = frozenset("sqrt sin cos tan cot sec csc log exp abs det gcd lcm max min inf arcsin arccos arctan sinh cosh tanh asin acos atan".split())
+_FUNCTION_NAMES = "sqrt sin cos tan cot sec csc log exp abs det gcd lcm max min inf arcsin arccos arctan sinh cosh tanh asin acos atan"
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _CONSTANTS = frozenset(["pi", "e", "i"])
-_MATRIX = re.compile(r"\[?\s*\\begin\{(?:[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]+\})?(.*)\\end\{(?:[pbB]?(?:small)?matrix|array)\}\s*\]?", re.DOTALL)
+_GRID = r"\{(?:[pbB]?(?:small)?matrix|array)\}"
+_MATRIX = re.compile(rf"\[?\s*\\begin{_GRID}(?:\{{[lcr| ]+\}})?(.*)\\end{_GRID}\s*\]?", re.DOTALL)
+_BRACKETS = ((r"\{", r"\}", "{}"), (r"\langle", r"\rangle", "()"), ("(", ")", "()"), ("[", "]", "[]"), ("{", "}", "{}"))
 _PAIR = re.compile(r"^\s*[\"']?([^:=\"']+?)[\"']?\s*[:=]\s*(.+)$")
 
 
@@ -176,7 +181,7 @@ def _is_maths(text: str) -> bool:
 
 def _grouped(text: str) -> str | None:
     """The inside of brackets that only group: `(5)`, `{5}`, `(C)`."""
-    for opening, closing in ("()", "{}"):
+    for opening in "({":
         if len(text) > 2 and text[0] == opening and _closing(text) == len(text) - 1 and not _split_top(text[1:-1], ",;"):
             return text[1:-1].strip()
     return None
@@ -221,7 +226,7 @@ def _read_fraction(match: re.Match[str]) -> Number | None:
 
 def _unbracket(text: str) -> tuple[str, str]:
     text = text.strip()
-    for opening, closing, kind in ((r"\{", r"\}", "{}"), (r"\langle", r"\rangle", "()"), ("(", ")", "()"), ("[", "]", "[]"), ("{", "}", "{}")):
+    for opening, closing, kind in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and (len(opening) > 1 or _closing(text) == len(text) - 1):
             return text[len(opening) : -len(closing)].strip(), kind
     return text, ""
