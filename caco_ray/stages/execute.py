@@ -1,0 +1,80 @@
+"""Run every live row's program in the sandbox, twice where determinism is asked for."""
+
+import pyarrow as pa
+
+from caco_ray.config import SandboxConfig
+from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
+from caco_ray.schema import Row, live, reject, to_table
+
+_REASONS = {
+    "error": "does_not_run",
+    "signal": "does_not_run",
+    "exited": "does_not_run",
+    "protocol_violation": "does_not_run",
+    "timeout_cpu": "timeout",
+    "timeout_wall": "timeout",
+    "oom": "out_of_memory",
+    "output_too_large": "output_too_large",
+    "no_output": "no_output",
+}
+
+
+class Execute:
+    """One operator that owns a sandbox. The second run has another seed for hashes and random numbers.
+
+    Raises:
+        SandboxUnavailableError: this machine cannot give the isolation that `config.require` asks for.
+    """
+
+    def __init__(self, config: SandboxConfig, check_determinism: bool) -> None:
+        limits = Limits(cpu_s=config.cpu_s, memory_mb=config.memory_mb, output_kb=config.output_kb)
+        self._check_determinism = check_determinism
+        self._sandbox = Sandbox(require=config.require, limits=limits, allow_unsafe=config.allow_unsafe, workers=config.workers)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        run = list(live(rows))
+        for row, result in zip(run, self._run(run, seed=0), strict=True):
+            _record(row, result)
+            _judge(row, result)
+        if self._check_determinism:
+            again = list(live(rows))
+            for row, result in zip(again, self._run(again, seed=1), strict=True):
+                _compare(row, result)
+        return to_table(rows, table.schema)
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def _run(self, rows: list[Row], seed: int) -> list[ExecutionResult]:
+        return self._sandbox.run_many([row["code"] for row in rows], seed=seed) if rows else []
+
+
+def _record(row: Row, result: ExecutionResult) -> None:
+    row["exec_status"] = result.status
+    row["exec_error"] = result.error
+    row["input_json"] = result.input_json
+    row["output_json"] = result.output_json
+    row["program_answer"] = result.output_text
+    row["cpu_s"] = result.cpu_s
+    row["wall_s"] = result.wall_s
+    row["sandbox_level"] = result.level
+
+
+def _judge(row: Row, result: ExecutionResult) -> None:
+    if result.status == "sandbox_error":
+        row["infra_error"] = f"sandbox: {result.error or 'failed without a message'}"
+    elif result.status == "no_output" and result.output_state == "not_plain":
+        reject(row, "output_not_plain")
+    elif result.status != "ok":
+        reject(row, _REASONS[result.status])
+
+
+def _compare(row: Row, second: ExecutionResult) -> None:
+    """A second run that ends otherwise is the program's doing, unless it ran out of time or the sandbox failed."""
+    if second.status == "sandbox_error":
+        row["infra_error"] = f"sandbox, second run: {second.error or 'failed without a message'}"
+    elif second.status in ("timeout_cpu", "timeout_wall"):
+        reject(row, "timeout")
+    elif (second.status, second.input_json, second.output_json) != ("ok", row["input_json"], row["output_json"]):
+        reject(row, "not_deterministic")

@@ -1,0 +1,77 @@
+"""A program's syntax tree and the plain facts that filters and keys read off it. Nothing is run."""
+
+import ast
+import warnings
+from typing import Any
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+def parse(code: str) -> ast.Module | None:
+    """The tree, or None where the text is not valid Python, or nested too deeply for the parser."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def effective_lines(code: str, tree: ast.Module) -> int:
+    """Lines that are not blank, comments, in a docstring, or starting with `import` (paper section 1.4)."""
+    docstring_lines: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            docstring_lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = (line.strip() for number, line in enumerate(code.splitlines(), 1) if number not in docstring_lines)
+    return sum(1 for line in lines if line and not line.startswith(("#", "import ")))
+
+
+def assigned_value(tree: ast.Module, name: str) -> ast.expr | None:
+    """The expression of the first top-level `name = ...`, where the sandbox takes `input`."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    return None
+
+
+def input_keys(tree: ast.Module) -> list[str] | None:
+    """Keys of `input` where it is a dict literal or `dict(a=...)` with constant string keys, else None."""
+    value = assigned_value(tree, "input")
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "dict" and not value.args:
+        names = [keyword.arg for keyword in value.keywords]
+        return None if None in names else [name for name in names if name is not None]
+    if not isinstance(value, ast.Dict):
+        return None
+    keys = [constant(key) for key in value.keys]
+    return [key for key in keys if isinstance(key, str)] if all(isinstance(key, str) for key in keys) else None
+
+
+def constant(node: ast.expr | None) -> Any:
+    """The value of a literal constant, else None."""
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+def functions(tree: ast.AST) -> dict[str, FunctionNode]:
+    """Functions by the name that calls them: `def`s outside classes, and lambdas that are bound to a name.
+
+    A name that is bound twice is left out: which function it calls is not known.
+    """
+    found: dict[str, FunctionNode] = {}
+    twice: set[str] = set()
+    methods = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.ClassDef) for node in outer.body}
+    for node in ast.walk(tree):
+        name, function = _named_function(node)
+        if name and function and id(node) not in methods:
+            twice.update({name} & found.keys())
+            found[name] = function
+    return {name: function for name, function in found.items() if name not in twice}
+
+
+def _named_function(node: ast.AST) -> tuple[str | None, FunctionNode | None]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.name, node
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, node.value
+    return None, None

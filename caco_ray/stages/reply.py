@@ -1,0 +1,45 @@
+"""What a model wrote, taken apart: its thinking, its code blocks, its tagged answer."""
+
+import re
+
+_THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_PYTHON = frozenset({"", "python", "python3", "py", "py3", "pycon"})
+_CODE_LINE = re.compile(r"^(?:(?:import|from|def|class|input|output)\b|\w+\s*=[^=])", re.MULTILINE)
+_INPUT = re.compile(r"^input\s*(?::[^=\n]+)?=", re.MULTILINE)
+_OUTPUT = re.compile(r"^\s*output\s*(?::[^=\n]+)?=", re.MULTILINE)
+
+
+def without_thinking(text: str) -> str:
+    """The reply after a leading `<think>...</think>` of a reasoning model."""
+    return _THINKING.sub("", text, count=1).strip()
+
+
+def fenced_blocks(text: str) -> list[str]:
+    """Bodies of the fenced blocks that hold Python or do not say what they hold; a fence left open ends with the text."""
+    return [body.strip("\n") for _, language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
+
+
+def extract_code(text: str) -> tuple[str | None, str | None]:
+    """The one program of a reply as `(code, None)`, or `(None, reason)`.
+
+    A reply without fences is code if a line of it looks like code: whether it parses is the filters' affair. Of several
+    blocks the one that assigns both `input` and `output` counts, if only one does.
+    """
+    text = without_thinking(text)
+    blocks = [block for block in fenced_blocks(text) if block.strip()]
+    if not blocks:
+        has_code = "```" not in text and _CODE_LINE.search(text)
+        return (text, None) if has_code else (None, "no_code")
+    if len(blocks) > 1:
+        blocks = [block for block in blocks if _INPUT.search(block) and _OUTPUT.search(block)] or blocks
+        blocks = list(dict.fromkeys(blocks))
+    return (blocks[0], None) if len(blocks) == 1 else (None, "several_code_blocks")
+
+
+def tagged(text: str, tag: str) -> str | None:
+    """Content of the last `<tag>...</tag>`; a tag left open ends with the text. None without a tag."""
+    start = text.rfind(f"<{tag}>")
+    if start < 0:
+        return None
+    return text[start + len(tag) + 2 :].split(f"</{tag}>", 1)[0].strip()
