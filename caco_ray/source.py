@@ -4,6 +4,7 @@ Sources are small picklable descriptions; a worker reads its shard, so that no p
 input alone: a restart cuts the same ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -95,3 +96,24 @@ class KeptRows:
         if self.parent_column is not None:
             child[self.parent_column] = parent["row_id"]
         return child
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Rows of another source in another shape: `function` turns a row into one of `schema`."""
+
+    source: KeptRows
+    schema: pa.Schema
+    function: Callable[[Row], Row]
+
+    @property
+    def shards(self) -> int:
+        return self.source.shards
+
+    @property
+    def expected_rows(self) -> int:
+        return self.source.expected_rows
+
+    def read(self, shard: int) -> ShardInput:
+        given = self.source.read(shard)
+        return ShardInput(to_table([self.function(row) for row in given.table.to_pylist()], self.schema), given.rows_in)

@@ -1,0 +1,43 @@
+"""Operators as the pipeline names them: a model, the sandbox, a function, an actor, with the resources that the config gives each."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from caco_ray.config import ModelConfig, SamplingConfig
+from caco_ray.prompts import Role
+from caco_ray.run import Run
+from caco_ray.stage import Operator, TableFunction
+from caco_ray.stages.execute import Execute
+from caco_ray.stages.generate import Generate
+
+_GRADER_CPUS = 0.25
+_MAX_SHARDS_IN_FLIGHT = 8
+
+
+def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
+    """A pool of engines. Enough shards are in flight in each that its batch stays full while the last rows of one shard finish."""
+    batch = getattr(config, "max_num_seqs", None) or getattr(config, "max_concurrency", shard_rows)
+    calls = min(max(2 * batch // shard_rows, 2), _MAX_SHARDS_IN_FLIGHT)
+    make = partial(Generate, role, config, run.model_path(config), sampling, run.config.seed)
+    return Operator(f"{role}_model", make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
+
+
+def executor(run: Run, check_determinism: bool = True) -> Operator:
+    """A pool of sandboxes; each runs `workers` programs at a time on as many cores."""
+    sandbox = run.config.sandbox
+    return Operator("execute", partial(Execute, sandbox, check_determinism), cpus=sandbox.workers, actors=sandbox.actors)
+
+
+def task(name: str, function: Callable[..., Any], *arguments: Any) -> Operator:
+    """A pure function `(table, *arguments) -> table`, run in tasks."""
+    return Operator(name, partial(_bind, function, arguments))
+
+
+def actor(name: str, make: Callable[[], TableFunction]) -> Operator:
+    """A class that owns something small (a grader), in one actor."""
+    return Operator(name, make, cpus=_GRADER_CPUS, actors=1)
+
+
+def _bind(function: Callable[..., Any], arguments: tuple[Any, ...]) -> TableFunction:
+    return lambda table: function(table, *arguments)
