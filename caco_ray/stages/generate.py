@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from caco_ray.config import ModelConfig, SamplingConfig
-from caco_ray.engines.base import Completion, build_engine
+from caco_ray.engines import build_engine
+from caco_ray.engines.base import Completion
 from caco_ray.prompts import STOPS, Role, prompt_name, render
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import judge, reverse, sample, solve, unify
@@ -55,7 +56,6 @@ class Generate:
         self._role: Role = role
         self._family = model.prompts
         self._prompt_name = prompt_name(role, model.prompts)
-        self._path = path
         self._sampling = sampling.model_copy(update={"stop": (*sampling.stop, *STOPS[model.prompts])})
         self._seed = seed
         self._parse = parse or PARSERS[role]
@@ -76,7 +76,7 @@ class Generate:
         self._engine.close()
 
     def _fill(self, row: Row, completion: Completion) -> None:
-        row[f"{self._role}_model"] = self._path
+        row[f"{self._role}_model"] = self._engine.model_id
         row[f"{self._role}_prompt"] = self._prompt_name
         row[f"{self._role}_finish"] = completion.finish_reason
         row[f"{self._role}_prompt_tokens"] = completion.n_prompt_tokens

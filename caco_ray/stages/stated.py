@@ -1,0 +1,183 @@
+"""Which values a text states: numbers in digits, words and the usual formats, and strings.
+
+Signs are not compared ("4 below zero" states -4), nor is how often a value occurs. A value that follows from others by a unit or a
+rule ("5 more than") is not stated. An arithmetic progression is stated by its ends ("from 1 to 100").
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+_DIGITS = r"\d{1,300}"
+_NUMBER = re.compile(rf"(?:\d{{1,3}}(?:,\d{{3}})+|{_DIGITS})(?:\.{_DIGITS})?|\.{_DIGITS}")
+_RATIO = re.compile(
+    rf"(?:({_DIGITS})\s+)?\b({_DIGITS})\s*/\s*({_DIGITS})\b|\\[dt]?frac\s*\{{?\s*({_DIGITS})\s*\}}?\s*\{{?\s*({_DIGITS})\s*\}}?"
+)
+_POWER = re.compile(r"\b10\s*(?:\^|\*\*)\s*\{?\s*(-?\d{1,2})\b|\b(\d+(?:\.\d+)?)e([+-]?\d{1,2})\b", re.IGNORECASE)
+_PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent)", re.IGNORECASE)
+_WORD = re.compile(r"[a-z]+")
+
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = (
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+)  # fmt: skip
+_ORDINALS = (
+    "zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
+    "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth",
+)  # fmt: skip
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_WORDS: dict[str, tuple[Fraction, ...]] = {
+    **{word: (Fraction(n),) for n, word in enumerate(_UNITS)},
+    **{word: (Fraction(10 * n),) for n, word in enumerate(_TENS, 2)},
+    **{word: (Fraction(n), Fraction(1, n)) if n else (Fraction(0),) for n, word in enumerate(_ORDINALS)},
+    **{word: (Fraction(n),) for word, n in _SCALES.items()},
+    **{word: (Fraction(0),) for word in ("no", "none", "nothing", "empty", "origin")},
+    **{word: (Fraction(1),) for word in ("a", "an", "single", "once", "each", "every", "per", "unit")},
+    **{word: (Fraction(2),) for word in ("twice", "double", "doubles", "doubled", "pair", "pairs", "both", "couple", "square", "squared")},
+    **{word: (Fraction(3),) for word in ("thrice", "triple", "triples", "tripled", "cube", "cubed", "triangle")},
+    **{word: (Fraction(1, 2), Fraction(2), Fraction(50)) for word in ("half", "halves", "halved", "halfway")},
+    **{word: (Fraction(1, 4), Fraction(4), Fraction(25)) for word in ("quarter", "quarters")},
+}
+
+
+def missing_values(value: Any, text: str) -> list[str]:
+    """Numbers and strings inside `value` (plain Python, nested) that `text` does not state, as text, each once."""
+    numbers = stated_numbers(text)
+    missing = [str(scalar) for scalar in scalars(value) if not _is_stated(scalar, text, numbers)]
+    return list(dict.fromkeys(missing))
+
+
+def stated_numbers(text: str) -> list[Fraction]:
+    """Every number that the text may be read to state, without sign: `1,000` (as 1000, but 1 and 0 too), `50%`, `1/3`, `twenty-five`."""
+    text = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
+    found = {number for numbers in (_digits(text), _ratios(text), _powers(text), _number_words(text.lower())) for number in numbers}
+    return sorted(found)
+
+
+def scalars(value: Any) -> Iterator[int | float | Fraction | str]:
+    """Numbers and strings of a nested value. Of dicts within, keys count as well; booleans, None and blank strings state nothing."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from scalars(key)
+            yield from scalars(item)
+    elif isinstance(value, list | tuple | set | frozenset | range):
+        items = list(value)
+        ends = [items[0], items[-1]] if _is_progression(items) else items
+        for item in ends:
+            yield from scalars(item)
+    elif _says_something(value):
+        yield value
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, str):
+        return any(character.isalnum() for character in value)
+    return isinstance(value, int | float | Fraction) and not isinstance(value, bool)
+
+
+def exact(value: Any) -> Fraction | None:
+    """The magnitude of a finite real number as it is written in decimal; None for anything else."""
+    if not isinstance(value, int | float | Fraction) or isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return abs(Fraction(str(value))) if math.isfinite(value) else None
+    return abs(Fraction(value))
+
+
+def _is_progression(items: list[Any]) -> bool:
+    if len(items) < 3 or any(type(item) is not int for item in items):
+        return False
+    return len({b - a for a, b in pairwise(items)}) == 1
+
+
+def _is_stated(scalar: int | float | Fraction | str, text: str, numbers: Iterable[Fraction]) -> bool:
+    if isinstance(scalar, str):
+        return states_text(scalar, text)
+    wanted = exact(scalar)
+    return wanted is not None and any(number == wanted or (wanted.denominator > 1 and _is_close(number, wanted)) for number in numbers)
+
+
+def _is_close(a: Fraction, b: Fraction) -> bool:
+    """For what a program writes as 0.3333333333333333 and a text as 1/3 or 33.33%."""
+    return abs(a - b) <= abs(b) * Fraction(1, 10**4)
+
+
+def states_text(value: str, text: str) -> bool:
+    """True if the words of `value` stand in the text in their order, each perhaps with an ending, or its letters and digits do."""
+    wanted, words = _words(value), _words(text)
+    if any(all(map(_same_word, wanted, words[i:])) for i in range(len(words) - len(wanted) + 1)):
+        return True
+    squeezed = "".join(wanted)
+    return len(squeezed) > 2 and squeezed in "".join(words)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _same_word(wanted: str, word: str) -> bool:
+    return word == wanted or (len(wanted) > 2 and word.startswith(wanted))
+
+
+def _digits(text: str) -> Iterator[Fraction]:
+    for match in _NUMBER.finditer(text):
+        pieces = [match.group().replace(",", "")]
+        if "," in match.group():
+            pieces += match.group().split(",")
+        for piece in pieces:
+            number = Fraction(piece)
+            yield number
+            after = text[match.end() :]
+            if _PERCENT.match(after):
+                yield number / 100
+            scale = _WORD.match(after.lstrip(" -~").lower())
+            if scale and scale.group() in _SCALES:
+                yield number * _SCALES[scale.group()]
+
+
+def _ratios(text: str) -> Iterator[Fraction]:
+    for whole, top, bottom, tex_top, tex_bottom in _RATIO.findall(text):
+        numerator, denominator = int(top or tex_top), int(bottom or tex_bottom)
+        if denominator:
+            yield Fraction(numerator, denominator)
+            yield int(whole or 0) + Fraction(numerator, denominator)
+
+
+def _powers(text: str) -> Iterator[Fraction]:
+    for power, mantissa, exponent in _POWER.findall(text):
+        yield Fraction(10) ** int(power) if power else Fraction(mantissa) * Fraction(10) ** int(exponent)
+
+
+def _number_words(text: str) -> Iterator[Fraction]:
+    """Single number words, and runs such as `twenty-five`, `three hundred and twelve`, `two thirds`."""
+    run: list[str] = []
+    for word in [*_WORD.findall(text), ""]:
+        yield from _WORDS.get(word, ())
+        singular = word.removesuffix("s")
+        if run and singular in _ORDINALS[2:] and run[-1] in _UNITS:
+            yield Fraction(_UNITS.index(run[-1]), _ORDINALS.index(singular))
+        if word in _UNITS or word in _TENS or word in _SCALES or (word == "and" and run):
+            run.append(word)
+        elif run:
+            yield _spelled(run)
+            run = []
+
+
+def _spelled(run: list[str]) -> Fraction:
+    total = group = 0
+    for word in run:
+        if word in _UNITS:
+            group += _UNITS.index(word)
+        elif word in _TENS:
+            group += 10 * (_TENS.index(word) + 2)
+        elif word in ("hundred", "dozen"):
+            group = max(group, 1) * _SCALES[word]
+        elif word in _SCALES:
+            total, group = total + max(group, 1) * _SCALES[word], 0
+    return Fraction(total + group)
