@@ -14,7 +14,9 @@ from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m caco_ray.sandbox", description="Run one untrusted program and print the result as JSON.")
+    parser = argparse.ArgumentParser(
+        prog="python -m caco_ray.sandbox", description="Run one untrusted program and print the result as JSON."
+    )
     parser.add_argument("file", help="the program, or - for standard input")
     parser.add_argument("--require", default="L2", help="weakest isolation level, L0..L3 (default %(default)s)")
     parser.add_argument("--allow-unsafe", action="store_true", help="allow --require L0, which isolates nothing")

@@ -212,7 +212,8 @@ def _datetime(payload: Any) -> Any:
     if kind == "timedelta":
         days, seconds, micros = text.split(",")
         return timedelta(int(days), int(seconds), int(micros))
-    return {"datetime": datetime, "date": date, "time": time}[kind].fromisoformat(text)
+    kinds: dict[str, Any] = {"datetime": datetime, "date": date, "time": time}
+    return kinds[kind].fromisoformat(text)
 
 
 def _ndarray(payload: Any) -> Any:

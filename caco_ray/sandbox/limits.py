@@ -17,7 +17,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 class Limits:
     """Bounds of one program.
 
-    cpu_s: CPU seconds (user + system, all threads). The kernel kills at the next whole second; what lies between is judged from rusage.
+    cpu_s: CPU seconds (user + system, all threads).
     wall_s: seconds from the start of the program, 3x `cpu_s` unless given: a smaller factor would let the load of the machine decide
         whether a busy program ends as `timeout_cpu` or as `timeout_wall`.
     memory_mb: address space above that of the warm interpreter.

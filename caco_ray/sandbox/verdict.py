@@ -10,6 +10,7 @@ from caco_ray.sandbox.result import ExecutionResult, Status, text_of
 from caco_ray.sandbox.zygote import Ending
 
 _NEAR = 0.8
+_KILLED_AT = 0.9
 
 
 def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
@@ -26,15 +27,15 @@ def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
     def failed(status: Status, error: str) -> ExecutionResult:
         return replace(base, status=status, error=error)
 
-    signalled = os.WTERMSIG(ending.wait_status) if os.WIFSIGNALED(ending.wait_status) else 0
-    if ending.cpu_s >= limits.cpu_s:
+    by_signal = os.WIFSIGNALED(ending.wait_status) and not ending.killed
+    signalled = os.WTERMSIG(ending.wait_status) if by_signal else 0
+    # The timer counts ticks where rusage counts nanoseconds: a program killed by it may show a little less than the limit.
+    if ending.cpu_s >= limits.cpu_s or (signalled == signal.SIGKILL and ending.cpu_s > _KILLED_AT * limits.cpu_s):
         return failed("timeout_cpu", f"used {ending.cpu_s:.2f} s of CPU; the limit is {limits.cpu_s:g} s")
     if ending.timed_out:
         return failed("timeout_wall", f"still running after {limits.deadline_s:g} s")
     if ending.overflow:
         return failed("protocol_violation", "the reply is larger than any honest reply")
-    if ending.killed:
-        return failed("protocol_violation", "closed its reply pipe and ran on")
     if signalled == signal.SIGKILL and level != "L0":
         return failed("sandbox_error", "killed from outside, probably for the memory limit of the machine or container")
     if signalled:
@@ -43,7 +44,9 @@ def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
 
 
 def _by_reply(ending: Ending, limits: Limits, base: ExecutionResult) -> ExecutionResult:
-    code = os.WEXITSTATUS(ending.wait_status)
+    code = 0 if ending.killed else os.WEXITSTATUS(ending.wait_status)
+    if ending.killed and not ending.data:
+        return replace(base, status="protocol_violation", error="closed its reply pipe and ran on")
     if not ending.data or code != 0:
         silent = replace(base, status="exited", error=f"left with exit code {code}")
         return silent if code else replace(silent, status="no_output", error="left before its end with exit code 0")

@@ -32,7 +32,7 @@ class Setting:
         limits = self.limits
         return {
             "level": self.level, "profile": profile, "readable": self.readable, "site": self.site, "trap": self.trap,
-            "huge_pages": self.huge_pages, "memory_mb": limits.memory_mb, "cpu_limit_s": int(-(-limits.cpu_s // 1)),
+            "huge_pages": self.huge_pages, "memory_mb": limits.memory_mb, "cpu_s": limits.cpu_s,
             "output_bytes": limits.output_kb * 1024, "stdout_bytes": limits.stdout_kb * 1024,
         }  # fmt: skip
 

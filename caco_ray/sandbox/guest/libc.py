@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import struct
 import sys
 from typing import Any
 
@@ -53,3 +54,13 @@ def drop_capabilities() -> None:
             break
     header, empty = _CapHeader(0x20080522, 0), (ctypes.c_uint32 * 6)()
     check(libc.capset(ctypes.byref(header), ctypes.byref(empty)), "capset")
+
+
+def kill_after_cpu(seconds: float) -> None:
+    """Arms a timer on the CPU time of this process (all threads) that ends in SIGKILL. Forks do not inherit it."""
+    event = struct.pack("=Qii48x", 0, 9, 0)  # sigevent: no value, SIGKILL, SIGEV_SIGNAL
+    timer = ctypes.c_void_p()
+    check(libc.timer_create(2, event, ctypes.byref(timer)), "timer_create")  # CLOCK_PROCESS_CPUTIME_ID
+    whole = int(seconds)
+    when = struct.pack("@llll", 0, 0, whole, int((seconds - whole) * 1e9))
+    check(libc.timer_settime(timer, 0, when, None), "timer_settime")

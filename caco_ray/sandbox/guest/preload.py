@@ -11,14 +11,98 @@ from pathlib import Path
 
 from caco_ray.sandbox.guest.libc import libc
 
-_COMMON = """math cmath random itertools functools collections collections.abc heapq bisect re string statistics fractions decimal datetime
-time calendar operator copy json typing dataclasses enum abc numbers array io sys types textwrap""".split()
+_COMMON = [
+    "math",
+    "cmath",
+    "random",
+    "itertools",
+    "functools",
+    "collections",
+    "collections.abc",
+    "heapq",
+    "bisect",
+    "re",
+    "string",
+    "statistics",
+    "fractions",
+    "decimal",
+    "datetime",
+    "time",
+    "calendar",
+    "operator",
+    "copy",
+    "json",
+    "typing",
+    "dataclasses",
+    "enum",
+    "abc",
+    "numbers",
+    "array",
+    "io",
+    "sys",
+    "types",
+    "textwrap",
+]
 # Where files cannot be opened (L1), nothing can be imported later, so all that a program is likely to want is here.
-_WIDE = """unicodedata hashlib hmac base64 binascii zlib struct queue contextlib warnings traceback inspect pprint uuid secrets csv html
-difflib fnmatch graphlib threading weakref timeit locale logging pickle tempfile shutil os pathlib argparse unittest zoneinfo colorsys
-concurrent.futures asyncio reprlib secrets shlex sched stringprep ast dis keyword tokenize platform contextvars cProfile doctest
-encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_32 encodings.cp1252 urllib.parse ipaddress""".split()
-_SCIENCE = "numpy numpy.linalg numpy.random numpy.fft numpy.polynomial sympy".split()
+_WIDE = [
+    "unicodedata",
+    "hashlib",
+    "hmac",
+    "base64",
+    "binascii",
+    "zlib",
+    "struct",
+    "queue",
+    "contextlib",
+    "warnings",
+    "traceback",
+    "inspect",
+    "pprint",
+    "uuid",
+    "secrets",
+    "csv",
+    "html",
+    "difflib",
+    "fnmatch",
+    "graphlib",
+    "threading",
+    "weakref",
+    "timeit",
+    "locale",
+    "logging",
+    "pickle",
+    "tempfile",
+    "shutil",
+    "os",
+    "pathlib",
+    "argparse",
+    "unittest",
+    "zoneinfo",
+    "colorsys",
+    "concurrent.futures",
+    "asyncio",
+    "reprlib",
+    "secrets",
+    "shlex",
+    "sched",
+    "stringprep",
+    "ast",
+    "dis",
+    "keyword",
+    "tokenize",
+    "platform",
+    "contextvars",
+    "cProfile",
+    "doctest",
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_16",
+    "encodings.utf_32",
+    "encodings.cp1252",
+    "urllib.parse",
+    "ipaddress",
+]
+_SCIENCE = ["numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.polynomial", "sympy"]
 
 # Typical calls, once: the first solve() of a cold sympy costs 0.14 s, and every forked program would pay it again.
 _WARM_SYMPY = """
@@ -101,4 +185,3 @@ def address_space() -> int:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-

@@ -8,8 +8,10 @@
 | L3    | + namespaces, file tree reduced to the Python library                   | as L2                                    |
 """
 
+import math
 import os
 import resource
+import sys
 from collections.abc import Callable, Sequence
 
 from caco_ray.sandbox.guest import landlock, libc, namespaces, seccomp, syscalls
@@ -78,6 +80,14 @@ def program_seal(level: str, trap: bool) -> Callable[[], None]:
     return seal
 
 
-def limit_cpu(seconds: int) -> None:
-    """Soft = hard, so that no handler can catch the signal."""
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+def limit_cpu(seconds: float) -> None:
+    """A CPU timer of this process that sends SIGKILL, exact to the tick, which a sealed program cannot stop; and the rlimit behind it, which
+    only knows whole seconds (soft = hard, so that no handler can catch the signal).
+
+    Raises:
+        SetupError: the kernel refused.
+    """
+    whole = math.ceil(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
+    if sys.platform == "linux":
+        libc.kill_after_cpu(seconds)

@@ -29,7 +29,7 @@ ENDED = struct.Struct("=i?dq")
 LENGTH = struct.Struct("=I")
 FINISH, KILL = b"F", b"K"
 _RESULT_FD = 3
-_GRACE_S = 0.05  # between the end of the reply and the end of its process
+_GRACE_S = 1.0  # between the end of the reply and the end of its process
 
 
 def _receive(control: socket.socket, size: int, owner: int) -> bytes:
@@ -75,7 +75,7 @@ def _run_in_fork(config: dict[str, Any], seal_program: Callable[[], None], zygot
         if os.getppid() != zygote:
             os._exit(1)
         source = _read_all(fds[0])
-        seal.limit_cpu(config["cpu_limit_s"])
+        seal.limit_cpu(config["cpu_s"])
         seal_program()
         os.dup2(fds[1], _RESULT_FD, inheritable=False)
         os.closerange(_RESULT_FD + 1, 1024)
