@@ -1,0 +1,105 @@
+"""The agreement operators on tables: what they fill, reject and quarantine, and that they return every row."""
+
+import pytest
+
+from caco_ray.errors import StageContractError
+from caco_ray.schema import CODE_COT, EVALUATED, SOLUTION, row_id, to_table
+from caco_ray.stages.agreement import Agreement, Grade, MatchKnownAnswer
+
+HANGS = r"\boxed{9^{9^{9^9}}}"
+
+
+@pytest.fixture(scope="module")
+def agreement():
+    operator = Agreement(cpu_s=1)
+    yield operator
+    operator.close()
+
+
+def _table(schema, *rows):
+    ids = ({"row_id": row_id("seed", "test", at), "parent_id": "seed"} for at in range(len(rows)))
+    return to_table([{**known, **row} for known, row in zip(ids, rows, strict=True)], schema)
+
+
+def _solution(text, output_json="12"):
+    return {"solution": text, "output_json": output_json}
+
+
+def test_solutions_are_kept_rejected_or_quarantined(agreement):
+    table = _table(
+        SOLUTION,
+        _solution(r"3 * 4 = 12, so \boxed{12}."),
+        _solution(r"\boxed{13}"),
+        _solution("There are twelve."),
+        _solution(r"\boxed{12} or rather: \boxed{13}"),
+        _solution(HANGS),
+        _solution(HANGS + r" no: \boxed{13}"),
+        {**_solution(r"\boxed{12}"), "reject_reason": "truncated"},
+        {**_solution(r"\boxed{12}"), "infra_error": "engine: gone"},
+        _solution(None),
+    )
+    result = agreement(table)
+    assert result.schema == table.schema
+    assert result["row_id"].equals(table["row_id"])
+    rows = result.to_pylist()
+    assert [row["reject_reason"] for row in rows] == [
+        None, "answer_disagrees", "no_final_answer", "answer_disagrees", None, "answer_disagrees", "truncated", None, "no_final_answer",
+    ]  # fmt: skip
+    assert [row["language_answer"] for row in rows] == ["12", "13", None, "13", "9^{9^{9^9}}", "13", None, None, None]
+    assert [row["infra_error"] is not None for row in rows] == [False, False, False, False, True, False, False, True, False]
+    assert "algebra" in rows[4]["infra_error"]
+    assert rows[7]["infra_error"] == "engine: gone"
+
+
+def test_exact_types_of_the_output_count(agreement):
+    table = _table(
+        SOLUTION,
+        _solution(r"\boxed{0.33}", '{"$fraction": [1, 3]}'),
+        _solution(r"\boxed{0.33}", "0.3333333333333333"),
+        _solution(r"\boxed{2, 1}", "[1, 2]"),
+        _solution(r"\boxed{2, 1}", '{"$set": [1, 2]}'),
+    )
+    assert agreement(table)["reject_reason"].to_pylist() == ["answer_disagrees", None, "answer_disagrees", None]
+
+
+def test_a_live_row_without_an_output_is_a_bug_not_a_wrong_answer(agreement):
+    with pytest.raises(StageContractError, match="output_json"):
+        agreement(_table(SOLUTION, _solution(r"\boxed{12}", None)))
+
+
+def test_an_empty_table_passes(agreement):
+    assert agreement(_table(SOLUTION)).num_rows == 0
+
+
+def test_programs_are_matched_with_known_answers():
+    operator = MatchKnownAnswer()
+    known = [
+        ("12", "12"),
+        ("We add.\n#### 12", "12"),
+        (r"so \boxed{\frac{1}{3}}", '{"$fraction": [1, 3]}'),
+        ("13", "12"),
+        ("[1, 2]", "[2, 1]"),
+        ("Ann", '"Ann"'),
+    ]
+    table = _table(CODE_COT, *({"answer": answer, "output_json": output} for answer, output in known))
+    rows = operator(table).to_pylist()
+    operator.close()
+    assert [row["reject_reason"] for row in rows] == [None, None, None, "answer_mismatch", "answer_mismatch", None]
+
+
+def test_attempts_are_graded_and_never_rejected():
+    operator = Grade(cpu_s=1)
+    table = _table(
+        EVALUATED,
+        {"solution": r"\boxed{1,200}", "answer": "1200"},
+        {"solution": "The answer is 7.", "answer": "8"},
+        {"solution": "I do not know.", "answer": "8"},
+        {"solution": HANGS, "answer": "8"},
+        {"solution": r"first \boxed{3}, then \boxed{8}", "answer": "8"},
+    )
+    rows = operator(table).to_pylist()
+    operator.close()
+    assert [row["correct"] for row in rows] == [True, False, False, None, True]
+    assert [row["language_answer"] for row in rows] == ["1,200", "7", None, "9^{9^{9^9}}", "8"]
+    assert [row["reject_reason"] for row in rows] == [None] * 5
+    assert [row["infra_error"] is not None for row in rows] == [False, False, False, True, False]
