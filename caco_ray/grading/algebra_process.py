@@ -124,12 +124,14 @@ def _near(pred: Any, gold: Any) -> bool:
 
 
 def _confirmed(pred: Any, gold: Any) -> bool:
-    """Constants must be equal to 50 digits; sets, relations and formulas with variables are left to `verify`."""
-    if not (isinstance(pred, Expr) and isinstance(gold, Expr)) or pred.free_symbols or gold.free_symbols:
+    """Values must be equal to 50 digits, at a point where the formulas have variables; sets and relations are left to `verify`."""
+    if not (isinstance(pred, Expr) and isinstance(gold, Expr)):
         return True
-    left, right = N(pred.doit(), _DIGITS), N(gold.doit(), _DIGITS)
+    variables = sorted(pred.free_symbols | gold.free_symbols, key=str)
+    point = {variable: Rational(17 + 4 * at, 13 + at) for at, variable in enumerate(variables)}
+    left, right = (N(value.doit().subs(point), _DIGITS) for value in (pred, gold))
     if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
-        return bool(left == right)
+        return bool(variables or left == right)
     return bool(N(Abs(left - right), _DIGITS) <= Rational(10) ** (10 - _DIGITS) * N(Abs(right), _DIGITS))
 
 

@@ -13,8 +13,8 @@ import re
 _BOX = re.compile(r"\\f?boxed\s*(?=\{|[^\s{])")
 _JOINT = re.compile(r"(?:[\s$,;]|\\[\[\]() ,;]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b)*")
 _HASHES = re.compile(r"^\s*####\s*(\S.*)$", re.MULTILINE)
-_FINAL = re.compile(r"\bfinal answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(\S.*)", re.IGNORECASE)
-_ANSWER_IS = re.compile(r"\b(?:final\s+)?answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(\S.*)", re.IGNORECASE)
+_FINAL = re.compile(r"\bfinal answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(?=(\S.*))", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\b(?:final\s+)?answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(?=(\S.*))", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s+[A-Z\\$*]|\s*$)")
 
 
@@ -48,7 +48,7 @@ def _sentences(phrase: re.Pattern[str], text: str) -> list[str]:
         while (inner := _ANSWER_IS.match(answer.removeprefix("The ").removeprefix("the "))) is not None:
             answer = inner.group(1)  # "Final answer: The final answer is X"
         found.append(_SENTENCE_END.split(answer, maxsplit=1)[0].strip(" \t*_"))
-    return [answer for answer in found if answer]
+    return [answer for at, answer in enumerate(found) if answer and answer not in found[:at]]
 
 
 def _boxed(text: str) -> tuple[list[str], int]:

@@ -95,8 +95,10 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _CONSTANTS = frozenset(["pi", "e", "i"])
 _GRID = r"\{(?:[pbB]?(?:small)?matrix|array)\}"
 _MATRIX = re.compile(rf"\[?\s*\\begin{_GRID}(?:\{{[lcr| ]+\}})?(.*)\\end{_GRID}\s*\]?", re.DOTALL)
+_BRACED = re.compile(r"\{[^{}]*\}")
+_EQUALS = re.compile(r"(?<![<>!])=|\\approx(?![A-Za-z])|≈")
 _BRACKETS = ((r"\{", r"\}", "{}"), (r"\langle", r"\rangle", "()"), ("(", ")", "()"), ("[", "]", "[]"), ("{", "}", "{}"))
-_PAIR = re.compile(r"^\s*[\"']?([^:=\"']+?)[\"']?\s*[:=]\s*(.+)$")
+_PAIR = re.compile(r"^\s*[\"']?([^:=\"']+?)[\"']?\s*[:=]\s*([^=]+)$")
 
 
 def readings(text: str) -> list[Value]:
@@ -159,8 +161,8 @@ def name_of(text: str) -> str | None:
 
 
 def scalar(text: str) -> Value:
-    """One value from tidied text."""
-    text = _unnamed(text)
+    """One value from tidied text. A chain (`x = 3 + 3 = 7`, `1/3 \\approx 0.3`) is no value: its links may contradict each other."""
+    original, text = text, _unnamed(text)
     while (choice := _grouped(text)) is not None:
         text = choice
     plain = words(text)
@@ -169,7 +171,12 @@ def scalar(text: str) -> Value:
     number = _number(text) if len(text) <= MAX_DIGITS else None
     if number is not None:
         return number
-    return Formula(text) if _is_maths(text) or plain in _CONSTANTS else Words(plain.replace(" ", "") if ":" in plain else plain)
+    chain = len(_EQUALS.findall(_BRACED.sub("", original))) > 1
+    return (
+        Formula(text)
+        if (_is_maths(text) and not chain) or plain in _CONSTANTS
+        else Words(plain.replace(" ", "") if ":" in plain else plain)
+    )
 
 
 def _is_maths(text: str) -> bool:
@@ -238,6 +245,8 @@ def _splits(inner: str) -> Iterator[list[str]]:
     joined = re.sub(r",?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])\s*", ", ", inner)
     for text, separators in ((inner, ";"), (joined, ", "), (joined, ",")):
         parts = _split_top(text, separators) or [text]
+        if len(parts) == 1 and _split_top(joined, ",") and _number(text) is None:
+            continue  # uncut although it has several items: only `[1,200]` is read so
         if parts not in seen and inner and all(parts):
             seen.append(parts)
             yield parts
