@@ -63,11 +63,13 @@ ATTACKS = [
     syscalls("70_weaken_the_seal", "b = (ctypes.c_ulong * 4)()\nrefused(call(157, 167, 4, 1, 0, 0, 0), call(157, 167, 1, 0, 0, 0, 0), call(157, 167, 22, 2, b, 0, 0), call(317, 277, 1, 0, b), call(446, 446, 3, 0), call(126, 91, b, b), call(105, 146, 0), call(141, 140, 0, 0, -20), call(203, 122, 0, 8, b))"),
     syscalls("70_other_call_tables", "refused(call(0x40000000 | 57, None), call(0x40000000 | 59, None, b'/bin/sh', None, None), call(520, 520, None, None, None), call(9999, 9999), call(-1, -1))"),
     Attack("70_int80", '''
-import ctypes, mmap, platform
+import ctypes, platform
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
 if platform.machine() == "x86_64":
-    page = mmap.mmap(-1, 4096, prot=7)
-    page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20 (getpid of the 32-bit table); int 0x80; ret
-    ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+    page = libc.mmap(None, ctypes.c_size_t(4096), 7, 0x22, -1, ctypes.c_long(0))
+    ctypes.memmove(page, bytes.fromhex("b814000000cd80c3"), 8)  # mov eax, 20 (getpid of the 32-bit table); int 0x80; ret
+    ctypes.CFUNCTYPE(ctypes.c_int)(page)()
     output = "ESCAPED"
 else:
     output = "blocked"
