@@ -12,6 +12,8 @@ Sets are written in the order of their encodings, so equal values have equal enc
 """
 
 import json
+import math
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from typing import Any
 
 MAX_DEPTH = 64
 _SAFE_INT = 1 << 63
+_MAX_EMPTY = 1024  # rows of an array without elements
 _LISTS: dict[type, str] = {tuple: "$tuple", range: "$range", deque: "$deque"}
 _SETS: dict[type, str] = {set: "$set", frozenset: "$frozenset"}
 _DICTS: dict[type, str] = {Counter: "$Counter", defaultdict: "$defaultdict", OrderedDict: "$OrderedDict"}
@@ -100,6 +103,7 @@ class _Encoder:
 
     def mapping(self, value: Any, depth: int) -> str:
         items = list(dict.items(value))
+        self.spend("{}")
         if type(value) is dict and all(type(k) is str and k.isascii() and k[:1] != "$" for k, _ in items):
             return "{" + ",".join([self.spend(json.dumps(k) + ":,")[:-1] + self.value(v, depth + 1) for k, v in items]) + "}"
         pairs = "[" + ",".join([self.sequence(pair, depth + 1) for pair in items]) + "]"
@@ -148,11 +152,9 @@ class _Encoder:
 
     def library(self, kind: type, value: Any, depth: int) -> str:
         """Numpy and sympy, known by the exact classes of the modules that are loaded."""
-        import sys
-
         numpy = sys.modules.get("numpy")
         if numpy is not None and kind is numpy.ndarray and value.dtype.kind in "biufcU":
-            if value.size > self.left:
+            if value.size > self.left or (value.size == 0 and max(value.shape) > _MAX_EMPTY ** (1 / value.ndim)):
                 raise TooLargeError("larger than allowed")
             return self.tag("$ndarray", self.sequence((str(value.dtype), list(value.shape), value.ravel().tolist()), depth))
         if numpy is not None and kind.__module__ == "numpy" and kind in numpy.sctypeDict.values():
@@ -204,7 +206,7 @@ def _expect(value: Any, *kinds: type) -> Any:
 
 
 def _pairs(payload: Any) -> dict[Any, Any]:
-    return {key: value for key, value in (_expect(pair, list) for pair in _expect(payload, list))}
+    return dict(_expect(pair, list) for pair in _expect(payload, list))
 
 
 def _datetime(payload: Any) -> Any:
@@ -218,9 +220,17 @@ def _datetime(payload: Any) -> Any:
 
 def _ndarray(payload: Any) -> Any:
     _, shape, flat = payload
-    for size in reversed(shape[1:]):
-        flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else []
-    return flat if shape else flat[0]
+    rows = math.prod(_expect(size, int) or 1 for size in shape)
+    if math.prod(shape) != len(flat) or min(shape, default=0) < 0 or rows > max(len(flat), _MAX_EMPTY):
+        raise InvalidEncodingError("the shape does not fit")
+
+    def build(depth: int, start: int, step: int) -> Any:
+        if depth == len(shape):
+            return flat[start]
+        inner = step // (shape[depth] or 1)
+        return [build(depth + 1, start + i * inner, inner) for i in range(shape[depth])]
+
+    return build(0, 0, len(flat))
 
 
 def _sympy(payload: Any) -> Any:
