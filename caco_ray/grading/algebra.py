@@ -102,10 +102,12 @@ class Algebra:
 def _reply(child: subprocess.Popen[bytes], wall_s: float) -> str | None:
     """One reply, or None when the child died or took too long."""
     assert child.stdout is not None
+    poller = select.poll()  # not select(): a worker may hold more than 1024 files
+    poller.register(child.stdout, select.POLLIN)
     deadline = time.monotonic() + wall_s
     line = b""
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
         part = os.read(child.stdout.fileno(), 4096) if ready else b""
         if not part:
             return None
