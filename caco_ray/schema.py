@@ -35,7 +35,7 @@ REASONS: dict[str, str] = {
     "no_input": "no variable `input`, or it is not a non-empty dict of plain values",
     "no_output": "no variable `output`",
     "too_short": "fewer effective lines than `filters.min_effective_lines`",
-    "unused_input": "a key of `input` is never read",
+    "unused_input": "a key of `input` has no influence on `output`: never read, or what was read goes nowhere",
     "output_empty": "`output` is None or empty",
     "output_too_large": "`output` or what was printed is larger than allowed",
     "output_not_plain": "`output` is not a plain value",

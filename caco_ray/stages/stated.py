@@ -49,7 +49,7 @@ _WORDS: dict[str, tuple[Fraction, ...]] = {
 def missing_values(value: Any, text: str) -> list[str]:
     """Numbers and strings inside `value` (plain Python, nested) that `text` does not state, as text, each once."""
     numbers = stated_numbers(text)
-    missing = [str(scalar) for scalar in scalars(value) if not _is_stated(scalar, text, numbers)]
+    missing = [_shown(scalar) for scalar in scalars(value) if not _is_stated(scalar, text, numbers)]
     return list(dict.fromkeys(missing))
 
 
@@ -88,6 +88,13 @@ def exact(value: Any) -> Fraction | None:
     if isinstance(value, float):
         return abs(Fraction(str(value))) if math.isfinite(value) else None
     return abs(Fraction(value))
+
+
+def _shown(scalar: int | float | Fraction | str) -> str:
+    """As text; Python writes no integer of more than 4300 digits."""
+    if isinstance(scalar, int) and scalar.bit_length() > 10_000:
+        return f"an integer of {scalar.bit_length()} bits"
+    return str(scalar)
 
 
 def _is_progression(items: list[Any]) -> bool:

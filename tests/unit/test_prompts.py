@@ -57,7 +57,7 @@ def test_a_row_without_its_question_is_a_bug_and_not_an_empty_prompt():
 
 
 def test_an_unknown_prompt_names_the_families_there_are():
-    with pytest.raises(ConfigError, match="judge has no prompt of this family .it has: instruct"):
+    with pytest.raises(ConfigError, match=r"judge has no prompt of this family .it has: instruct"):
         render("judge", "trained", ROW)
     with pytest.raises(ConfigError, match="prompts=trained"):
         prompt_name("unify", "trained")

@@ -89,7 +89,9 @@ def test_the_question_is_what_is_left_of_the_reply(text):
     assert row["question_style"] not in (None, "trained")
 
 
-@pytest.mark.parametrize("question", ["Problem solving takes Ann 3 hours. How long do 2 rounds take?", "Question 4 of a quiz is worth 3 points. Why?"])
+@pytest.mark.parametrize(
+    "question", ["Problem solving takes Ann 3 hours. How long do 2 rounds take?", "Question 4 of a quiz is worth 3 points. Why?"]
+)
 def test_words_that_only_begin_like_a_heading_stay(question):
     row = fresh(question=None, question_style=None, reverse_prompt="reverse@1:trained")
     reverse.parse(row, question)

@@ -1,0 +1,98 @@
+"""Real programs in the real sandbox, recorded in the rows."""
+
+import pyarrow as pa
+import pytest
+
+from caco_ray.config import SandboxConfig
+from caco_ray.schema import PROGRAM, row_id, to_table
+from caco_ray.seeds.builtin import builtin_seeds
+from caco_ray.stages.execute import Execute
+
+# The sandbox's own tests are about isolation; these are about what becomes of a row, on any machine.
+SANDBOX = SandboxConfig(require="L0", allow_unsafe=True, cpu_s=1, memory_mb=128, output_kb=8)
+
+PROGRAMS = {
+    'input = {"a": 2}\noutput = input["a"] * 21\nprint(output)': None,
+    'input = {"a": 2}\noutput = input["a"] / 0': "does_not_run",
+    'input = {"a": 2}\nimport os\nos._exit(3)': "does_not_run",
+    'input = {"a": 2}\nimport os\nos.abort()': "does_not_run",
+    'input = {"a": 2}\nwhile True: pass': "timeout",
+    'input = {"a": 2}\noutput = len([0] * 10**9)': "out_of_memory",
+    'input = {"a": 2}\noutput = "x" * 100_000': "output_too_large",
+    'input = {"a": 2}\nresult = 4': "no_output",
+    'input = {"a": 2}\noutput = lambda: 4': "output_not_plain",
+    'input = {"a": 2}\nimport random\noutput = random.random()': "not_deterministic",
+    'input = {"a": 2}\noutput = hash("text")': "not_deterministic",
+    'input = {"a": 2}\noutput = len({3, 1, 2})': None,
+}
+
+
+@pytest.fixture(scope="module")
+def execute():
+    operator = Execute(SANDBOX, check_determinism=True)
+    yield operator
+    operator.close()
+
+
+@pytest.fixture(scope="module")
+def executed(execute):
+    table = programs_table(PROGRAMS)
+    return table, execute(table)
+
+
+def programs_table(codes) -> pa.Table:
+    return to_table([{"row_id": row_id("p", "scale", n), "parent_id": "scale", "code": code} for n, code in enumerate(codes)], PROGRAM)
+
+
+@pytest.mark.parametrize("index,code,reason", [(n, *item) for n, item in enumerate(PROGRAMS.items())], ids=list(PROGRAMS.values()))
+def test_how_a_program_ends_is_its_reason(executed, index, code, reason):
+    row = executed[1].to_pylist()[index]
+    assert (row["code"], row["reject_reason"], row["infra_error"]) == (code, reason, None), row["exec_error"]
+
+
+def test_same_rows_order_and_columns(executed):
+    table, result = executed
+    assert result.schema == table.schema and result["row_id"].equals(table["row_id"])
+
+
+def test_what_a_run_gave_is_recorded(executed):
+    row = executed[1].to_pylist()[0]
+    assert (row["exec_status"], row["input_json"], row["output_json"], row["program_answer"]) == ("ok", '{"a":2}', "42", "42")
+    assert row["cpu_s"] > 0 and row["wall_s"] > 0 and row["sandbox_level"] in ("L0", "L1", "L2", "L3")
+    failed = executed[1].to_pylist()[1]
+    assert failed["exec_error"].startswith("ZeroDivisionError")
+
+
+def test_rejected_and_quarantined_rows_are_not_run(execute):
+    rows = [
+        {"row_id": row_id("p", "scale", 0), "parent_id": "scale", "code": None, "reject_reason": "no_code"},
+        {"row_id": row_id("p", "scale", 1), "parent_id": "scale", "code": None, "infra_error": "engine: gone"},
+    ]
+    table = to_table(rows, PROGRAM)
+    assert execute(table).equals(table)
+
+
+def test_without_the_check_a_random_program_is_kept():
+    operator = Execute(SANDBOX, check_determinism=False)
+    result = operator(programs_table(['input = {"a": 2}\nimport random\noutput = random.random()']))
+    operator.close()
+    assert result["reject_reason"].to_pylist() == [None]
+
+
+def test_builtin_programs_give_their_answers(execute):
+    seeds = list(builtin_seeds("train"))[::40]
+    result = execute(programs_table([seed["code"] for seed in seeds])).to_pylist()
+    assert [(row["program_answer"], row["reject_reason"]) for row in result] == [(seed["answer"], None) for seed in seeds]
+
+
+def test_a_failure_of_the_sandbox_is_no_fault_of_the_row(execute, monkeypatch):
+    """The one thing that cannot be provoked from a program: the machinery itself failing, in the first or the second run."""
+    from caco_ray.sandbox import ExecutionResult
+
+    good = ExecutionResult("ok", input={"a": 2}, output=4, input_json='{"a":2}', output_json="4", output_text="4")
+    broken = ExecutionResult("sandbox_error", error="the zygote died")
+    for results in ([broken], [good, broken]):
+        replies = iter(results)
+        monkeypatch.setattr(execute._sandbox, "run_many", lambda programs, seed, replies=replies: [next(replies)])
+        (row,) = execute(programs_table(['input = {"a": 2}\noutput = 4'])).to_pylist()
+        assert row["reject_reason"] is None and "the zygote died" in row["infra_error"]
