@@ -6,6 +6,7 @@ Ray logs to its session directory as always; on the terminal only warnings that 
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
@@ -48,23 +49,40 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 
 def _connect(config: ClusterConfig) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core writes harmless errors to our terminal (ray#53727)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = config.address == "local"
     if not local:
         _check_reachable(config)
     try:
-        ray.init(
-            address=config.address,
-            num_cpus=config.num_cpus if local else None,
-            object_store_memory=config.object_store_mb * 1024 * 1024 if local else None,
-            include_dashboard=False if local else None,
-            runtime_env={"env_vars": WORKER_ENV},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _stderr_closed():
+            ray.init(
+                address=config.address,
+                num_cpus=config.num_cpus if local else None,
+                object_store_memory=config.object_store_mb * 1024 * 1024 if local else None,
+                include_dashboard=False if local else None,
+                runtime_env={"env_vars": WORKER_ENV},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({first_line})") from error
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's core announces itself on file descriptor 2; what fails is raised as well."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_reachable(config: ClusterConfig) -> None:

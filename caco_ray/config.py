@@ -196,6 +196,7 @@ class FiltersConfig(Strict):
     """Rule filters on programs (paper section on rule filters; the names are keys of `stages.filters.FILTERS`)."""
 
     enabled: tuple[str, ...]
+    check_determinism: bool = True  # a second run, reason `not_deterministic`
     min_effective_lines: PositiveInt = 6
     max_answer_chars: PositiveInt = 200
 

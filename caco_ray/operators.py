@@ -23,7 +23,7 @@ def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, s
     return Operator(f"{role}_model", make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
 
 
-def executor(run: Run, check_determinism: bool = True) -> Operator:
+def executor(run: Run, check_determinism: bool) -> Operator:
     """A pool of sandboxes; each runs `workers` programs at a time on as many cores."""
     sandbox = run.config.sandbox
     return Operator("execute", partial(Execute, sandbox, check_determinism), cpus=sandbox.workers, actors=sandbox.actors)

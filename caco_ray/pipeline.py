@@ -6,24 +6,30 @@
 of them. The shape of the rows is in `schema.py`, what a plan is in `stage.py`, what is committed in `store/`.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
-import pyarrow as pa
-
-from caco_ray.config import STAGES, Config, ModelConfig, SamplingConfig
-from caco_ray.errors import RunDirError
+from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
+from caco_ray.errors import SeedError
+from caco_ray.evaluation import evaluate_rows
+from caco_ray.jsonl import export_json_lines
+from caco_ray.operators import actor, executor, model, task
+from caco_ray.prompts import Segment, student_example, training_examples
 from caco_ray.run import Run
-from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
+from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, Row, to_table
 from caco_ray.seeds import load_seeds
-from caco_ray.source import KeptRows, SampleRange
-from caco_ray.stage import Operator
-from caco_ray.stages import agreement, assemble, filters, judge, reverse, sample, select, solve, unify
-from caco_ray.stages.execute import Execute
-from caco_ray.stages.generate import Generate, Parse, Role
-from caco_ray.store import DatasetWriter
+from caco_ray.seeds.files import read_records
+from caco_ray.source import KeptRows, Mapped, SampleRange
+from caco_ray.stages import agreement, assemble, filters, select
+from caco_ray.stages.mark import mark_contaminated, mark_duplicates
+from caco_ray.stages.question import check_questions
+from caco_ray.store import Dataset, DatasetWriter, Totals
+
+REPORT = "report.html"
 
 
 def run_loop(config: Config) -> None:
@@ -32,11 +38,14 @@ def run_loop(config: Config) -> None:
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
+    filters.check_names(config.filters.enabled)
     with Run(config) as run:
-        run.save_config()
+        run.begin()
         wanted = [stage for stage in _bounded(config) if not _is_off(config, stage)]
-        worked = [stage for stage in wanted if _run_one(run, stage)]
-        if not worked:
+        worked = [stage for stage in wanted if stage in STEPS and _run_one(run, stage)]
+        if "report" in wanted and (worked or not run.folder.exists(REPORT)):
+            report(run)
+        elif not worked:
             run.console.print(f"Nothing to do: every stage of this config is complete in {run.folder}.")
 
 
@@ -74,3 +83,173 @@ def seeds(run: Run) -> str:
         if shard not in done:
             writer.commit(shard, table, table.num_rows, 0.0)
     return _counts(writer.close(time.monotonic() - started))
+
+
+def unify(run: Run) -> str:
+    """Every training seed as an executed Code CoT whose output is the known answer. Seeds without code are converted by a model."""
+    config = run.config
+    source = KeptRows("unify", run.stage_folder("seeds"), CODE_COT, split="train")
+    all_have_code = all(row["code"] is not None for row in run.dataset("seeds").rows())
+    convert = () if all_have_code else (model(run, "unify", config.models.unify, config.unify.sampling, config.seeds.shard_rows),)
+    operators = (
+        *convert,
+        task("filter_source", filters.before_execution, config.filters),
+        executor(run, check_determinism=False),
+        task("filter_result", filters.after_execution, config.filters),
+        actor("match_answer", agreement.MatchKnownAnswer),
+    )
+    return _counts(run.run_stage("unify", source, CODE_COT, operators))
+
+
+def train_codegen(run: Run) -> str:
+    """The sampler, fine-tuned on the kept programs of `unify` (in quickstart on the other two roles as well)."""
+    training = run.config.training.codegen
+    return _train(run, "train_codegen", training, run.config.models.base, "unify", partial(training_examples, roles=training.roles))
+
+
+def scale(run: Run) -> str:
+    """New programs: sampled, executed and filtered in one streaming plan."""
+    config = run.config
+    source = SampleRange("scale", config.scale.samples, config.scale.shard_rows, PROGRAM)
+    operators = (
+        model(run, "sample", config.models.sampler, config.sampling, config.scale.shard_rows),
+        task("filter_source", filters.before_execution, config.filters),
+        executor(run, config.filters.check_determinism),
+        task("filter_result", filters.after_execution, config.filters),
+    )
+    return _counts(run.run_stage("scale", source, PROGRAM, operators))
+
+
+def select_programs(run: Run) -> str:
+    """Duplicates of earlier programs and of seeds, and programs that share an n-gram with evaluation problems, marked."""
+    run.connect()
+    from caco_ray.duplicates import find_duplicates
+
+    protected = _protected_questions(run)
+    duplicates = find_duplicates(run.stage_folder("scale"), run.stage_folder("unify"), select.program_keys)
+    source = KeptRows("select", run.stage_folder("scale"), SELECTED, parent_column="program_id")
+    operators = (
+        task("mark_duplicates", mark_duplicates, duplicates),
+        task("decontaminate", mark_contaminated, protected, "code"),
+    )
+    return _counts(run.run_stage("select", source, SELECTED, operators))
+
+
+def reverse_programs(run: Run) -> str:
+    """A question for each selected program, checked cheaply before anybody tries to solve it."""
+    config = run.config
+    protected = _protected_questions(run)
+    source = KeptRows("reverse", run.stage_folder("select"), PROBLEM, fan_out=config.reverse.samples)
+    operators = (
+        model(run, "reverse", config.models.reverse, config.reverse.sampling, config.scale.shard_rows),
+        task("check_question", check_questions, config.reverse),
+        task("decontaminate", mark_contaminated, protected, "question"),
+    )
+    return _counts(run.run_stage("reverse", source, PROBLEM, operators))
+
+
+def solve(run: Run) -> str:
+    """A language solution of each question, from the question alone; kept where its answer is the executed one."""
+    config = run.config
+    source = KeptRows("solve", run.stage_folder("reverse"), SOLUTION, fan_out=config.solve.samples, parent_column="problem_id")
+    operators = (
+        model(run, "solve", config.models.solve, config.solve.sampling, config.scale.shard_rows),
+        actor("agreement", agreement.Agreement),
+    )
+    return _counts(run.run_stage("solve", source, SOLUTION, operators))
+
+
+def judge(run: Run) -> str:
+    """Does the solution follow the program? A model says yes or no."""
+    config = run.config
+    source = KeptRows("judge", run.stage_folder("solve"), JUDGED, parent_column="solution_id")
+    operators = (model(run, "judge", config.models.judge, config.judge.sampling, config.scale.shard_rows),)
+    return _counts(run.run_stage("judge", source, JUDGED, operators))
+
+
+def assemble_dataset(run: Run) -> str:
+    """The shipped data set: Parquet and JSON Lines, and its card."""
+    last, parent_column = ("judge", None) if run.config.judge.enabled else ("solve", "solution_id")
+    solved = KeptRows("assemble", run.stage_folder(last), JUDGED, parent_column=parent_column)
+    totals = run.run_stage("assemble", Mapped(solved, SHIPPED, assemble.shipped_row), SHIPPED, ())
+    export_json_lines(run.dataset("assemble"))
+    from caco_ray.report import write_card
+
+    write_card(run.folder, run.config)
+    return f"{totals.kept:,} rows shipped"
+
+
+def train_student(run: Run) -> str:
+    """A student, fine-tuned on the shipped instructions and solutions."""
+    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble", shipped_example)
+
+
+def evaluate(run: Run) -> str:
+    """pass@1 of the student, and of the model it was trained from, on problems that no training saw."""
+    config, started = run.config, time.monotonic()
+    paths = {"base": config.models.student, "student": "run:student"}
+    folder = run.claim("evaluate")
+    results = {}
+    for name in config.evaluate.models:
+        source = KeptRows("evaluate", run.stage_folder("seeds"), EVALUATED, split="heldout")
+        served = config.models.evaluate
+        if isinstance(served, VllmModel):
+            served = served.model_copy(update={"path": paths[name]})
+        operators = (model(run, "solve", served, config.evaluate.sampling, config.seeds.shard_rows), actor("grade", agreement.Grade))
+        run.run_stage("evaluate", source, EVALUATED, operators, folder / name)
+        results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False)).to_dict()
+    folder.write("summary.json", json.dumps(results, indent=1).encode())
+    run.close("evaluate", started)
+    return "pass@1 " + ", ".join(f"{name} {result['overall']['pass_at_1']:.1%}" for name, result in results.items())
+
+
+def report(run: Run) -> None:
+    """The funnel, times, tokens, loss curves and samples on one page, and in short on the terminal."""
+    from caco_ray.report import print_table, write_report
+
+    print_table(run.console, write_report(run.folder, run.config, run.config.report.samples))
+    run.say("report", f"{run.folder}/{REPORT}")
+
+
+STEPS: dict[str, Callable[[Run], str]] = {
+    "seeds": seeds,
+    "unify": unify,
+    "train_codegen": train_codegen,
+    "scale": scale,
+    "select": select_programs,
+    "reverse": reverse_programs,
+    "solve": solve,
+    "judge": judge,
+    "assemble": assemble_dataset,
+    "train_student": train_student,
+    "evaluate": evaluate,
+}
+
+
+def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str, examples: Callable[[Row], list[tuple[Segment, ...]]]) -> str:
+    started = time.monotonic()
+    run.connect()
+    result = train(run, training, base, run.dataset(parent), examples, run.claim(stage))
+    run.close(stage, started, metrics=asdict(result))
+    return f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
+
+
+def _protected_questions(run: Run) -> select.EvaluationIndex:
+    """n-grams of the held-out seeds and of the files named in `select.evaluation_paths`."""
+    config = run.config.select
+    heldout = (row["question"] for row in run.dataset("seeds").rows() if row["split"] == "heldout")
+    files = (_protected_file(path, config.question_field) for path in config.evaluation_paths)
+    return select.evaluation_index(chain(heldout, *files), config.ngram)
+
+
+def _protected_file(path: str, field: str) -> Iterator[str]:
+    for place, record in read_records(path, "select.evaluation_paths"):
+        if not isinstance(record.get(field), str):
+            raise SeedError(f"{path}, {place}: no text in field {field!r} (select.question_field)")
+        yield record[field]
+
+
+def _counts(totals: Totals) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())
+    quarantined = f", {totals.quarantined:,} quarantined" if totals.quarantined else ""
+    return f"{totals.rows:,} rows, {totals.kept:,} kept{': ' if reasons else ''}{reasons}{quarantined}"

@@ -95,8 +95,9 @@ class Run:
         self._exit.enter_context(connected(self.config.cluster))
         self._connected = True
 
-    def save_config(self) -> None:
-        """Keep the resolved config beside the data."""
+    def begin(self) -> None:
+        """Say what is run and keep the resolved config beside the data."""
+        self.console.print(f"caco_ray {__version__}  profile {self.config.profile}  seed {self.config.seed}  in {self.folder}")
         self.folder.write("config.json", self.config.model_dump_json(indent=1, by_alias=True).encode())
 
     def model_path(self, model: ModelConfig | str) -> str | None:

@@ -15,7 +15,7 @@ import ray
 import ray.data
 
 from caco_ray import errors
-from caco_ray.errors import CacoError, StageContractError
+from caco_ray.errors import CacoError, ClusterError, StageContractError
 from caco_ray.source import Source
 from caco_ray.store import DatasetWriter, ShardEntry, StageInfo, Totals
 from caco_ray.store.dataset import is_closed
@@ -23,8 +23,9 @@ from caco_ray.store.folder import Folder
 
 TableFunction = Callable[[pa.Table], pa.Table]
 
-# Reading and committing a shard is mostly waiting for storage: many of them share a core.
-_IO_CPUS = 0.1
+# Reading, filtering and committing shards takes little: these tasks claim no core, so that pools of actors which hold every core of a
+# small machine cannot starve them. Their number is bounded instead.
+_TASKS = 4
 _RELEASE_TIMEOUT_S = 60.0
 
 
@@ -32,13 +33,13 @@ _RELEASE_TIMEOUT_S = 60.0
 class Operator:
     """One step of a plan and what it needs.
 
-    `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, and the object may have
-    `close()`; without, in every task. `calls` shards are worked on at once in each actor, from threads.
+    `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, each holding `cpus` and
+    `gpus`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor, from threads.
     """
 
     name: str
     make: Callable[[], TableFunction]
-    cpus: float = _IO_CPUS
+    cpus: float = 0
     gpus: float = 0
     actors: int = 0
     calls: int = 1
@@ -74,12 +75,13 @@ def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None]) -> Totals:
 
 
 def _stream(stage: Stage, writer: DatasetWriter, pending: list[int]) -> Iterator[ShardEntry]:
+    _check_room(stage)
     free_before = _free_resources()
     plan = ray.data.from_arrow([pa.table({"shard": [shard]}) for shard in pending])
-    plan = plan.map_batches(partial(_read, source=stage.source), batch_size=1, batch_format="pyarrow", num_cpus=_IO_CPUS)
+    plan = _append_task(plan, partial(_read, source=stage.source))
     for operator in stage.operators:
         plan = _append(plan, operator)
-    plan = plan.map_batches(partial(_commit, writer=writer), batch_size=1, batch_format="pyarrow", num_cpus=_IO_CPUS)
+    plan = _append_task(plan, partial(_commit, writer=writer))
     for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
             yield ShardEntry.from_json(_raise_if_failed(row)["entry"])
@@ -88,7 +90,7 @@ def _stream(stage: Stage, writer: DatasetWriter, pending: list[int]) -> Iterator
 
 def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
     if not operator.actors:
-        return plan.map_batches(partial(_apply_task, operator=operator), batch_size=1, batch_format="pyarrow", num_cpus=operator.cpus)
+        return _append_task(plan, partial(_apply_task, operator=operator))
     pool = ray.data.ActorPoolStrategy(
         size=operator.actors,
         max_concurrent_calls_per_actor=operator.calls,
@@ -104,6 +106,10 @@ def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
         num_cpus=operator.cpus,
         num_gpus=operator.gpus or None,
     )
+
+
+def _append_task(plan: ray.data.Dataset, function: Callable[[pa.Table], pa.Table]) -> ray.data.Dataset:
+    return plan.map_batches(function, compute=ray.data.TaskPoolStrategy(size=_TASKS), batch_size=1, batch_format="pyarrow", num_cpus=0)
 
 
 class _ApplyActor:
@@ -205,6 +211,19 @@ def _raise_if_failed(row: dict[str, str]) -> dict[str, str]:
         failure = json.loads(row["error"])
         raise getattr(errors, failure["type"], CacoError)(failure["message"])
     return row
+
+
+def _check_room(stage: Stage) -> None:
+    """Refuse a stage whose pools cannot all be placed: Ray would wait for ever."""
+    have = ray.cluster_resources()
+    for kind, key in (("CPU", "cpus"), ("GPU", "gpus")):
+        wanted = {operator.name: getattr(operator, key) * operator.actors for operator in stage.operators if getattr(operator, key)}
+        if sum(wanted.values()) > have.get(kind, 0):
+            pools = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+            raise ClusterError(
+                f"{stage.info.stage} needs {sum(wanted.values()):g} {kind}s ({pools}), the cluster has {have.get(kind, 0):g}; "
+                "give fewer replicas or workers, or a larger cluster"
+            )
 
 
 def _free_resources() -> dict[str, float]:

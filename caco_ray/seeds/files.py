@@ -21,17 +21,26 @@ def file_seeds(config: SeedsConfig) -> Iterator[Row]:
         SeedError: names the file, the line or row, and the field.
     """
     path = config.path or ""
-    ending = path.removesuffix(".gz").rsplit(".", 1)[-1]
-    readers = {"jsonl": _json_lines, "parquet": _parquet_rows}
-    if ending not in readers:
-        raise ConfigError(f"seeds.path={path}: the file must end in .jsonl, .jsonl.gz or .parquet")
     seen: dict[str, str] = {}
-    for place, record in readers[ending](path):
+    for place, record in read_records(path, "seeds.path"):
         row = _to_row(record, config.fields, path, place)
         if row["source_id"] in seen:
             raise SeedError(f"{path}, {place}: the id {row['source_id']!r} was used at {seen[row['source_id']]} already")
         seen[row["source_id"]] = place
         yield row
+
+
+def read_records(path: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of a JSON Lines or Parquet file with their places (`line 3`, `row 3`); `key` is the config key that named the file.
+
+    Raises:
+        ConfigError, SeedError: as `file_seeds`.
+    """
+    ending = path.removesuffix(".gz").rsplit(".", 1)[-1]
+    readers = {"jsonl": _json_lines, "parquet": _parquet_rows}
+    if ending not in readers:
+        raise ConfigError(f"{key}={path}: the file must end in .jsonl, .jsonl.gz or .parquet")
+    return readers[ending](path)
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,27 @@
+"""Mark rows by what a look at the whole data set found: duplicates, and overlap with evaluation problems."""
+
+import pyarrow as pa
+
+from caco_ray.schema import live, reject, to_table
+from caco_ray.stages.select import EvaluationIndex, contamination, program_contamination
+
+
+def mark_duplicates(table: pa.Table, duplicates: pa.Table) -> pa.Table:
+    """Reject the rows whose program (`program_id`) is in `duplicates` (columns row_id, duplicate_of, reason), and name the earlier one."""
+    found = {row["row_id"]: row for row in duplicates.to_pylist()}
+    rows = table.to_pylist()
+    for row in live(rows):
+        if (duplicate := found.get(row["program_id"])) is not None:
+            row["duplicate_of"] = duplicate["duplicate_of"]
+            reject(row, duplicate["reason"])
+    return to_table(rows, table.schema)
+
+
+def mark_contaminated(table: pa.Table, index: EvaluationIndex, column: str) -> pa.Table:
+    """Reject the rows whose `column` (`code` or `question`) shares an n-gram with a protected question."""
+    overlaps = program_contamination if column == "code" else contamination
+    rows = table.to_pylist()
+    for row in live(rows):
+        if overlaps(row[column], index):
+            reject(row, "contaminated")
+    return to_table(rows, table.schema)
