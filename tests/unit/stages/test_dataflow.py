@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from caco_ray.sandbox import Limits, Sandbox
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stages.dataflow import WHOLE, analyse, key_node
 from caco_ray.stages.program import input_keys, parse
@@ -143,3 +144,39 @@ def test_a_program_that_reaches_its_names_by_text_is_not_decided(trick):
 def test_a_very_deep_program_is_not_decided_rather_than_a_crash():
     tree = parse("output = " + "+".join(["1"] * 3000))
     assert tree is None or not analyse(tree).decided
+
+
+def changed(value):
+    """Another value of the same type, or None where there is none to make."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value * 1.5 + 1
+        case str():
+            return value[1:] + "z"
+        case [first, *rest]:
+            return type(value)([changed(first), *rest])
+    return None
+
+
+def test_a_value_whose_change_changes_the_output_is_never_called_unused(shared_data):
+    """The analysis against the fact: MBPP programs, run with one value of `input` changed at a time."""
+    runs = []
+    for line in (shared_data / "mbpp" / "mbpp.jsonl").read_text().splitlines()[::6]:
+        code = mbpp_program(json.loads(line))
+        literal = parse(code).body[0].value if code else None
+        if literal is None or any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(literal)):
+            continue
+        given = ast.literal_eval(literal)
+        body = code.split("\n", 1)[1]
+        runs.append((code, None, code))
+        runs += [(code, key, f"input = { ({**given, key: changed(value)})!r}\n{body}") for key, value in given.items()]
+    with Sandbox(require="L0", allow_unsafe=True, limits=Limits(cpu_s=2)) as sandbox:
+        results = sandbox.run_many([program for _, _, program in runs])
+    outputs = {(code, key): result.output_json for (code, key, _), result in zip(runs, results, strict=True) if result.status == "ok"}
+    influential = [(code, key) for (code, key), output in outputs.items() if key and output != outputs.get((code, None), output)]
+    assert len(influential) > 100
+    assert [(key, code) for code, key in influential if key in unused(code)] == []
