@@ -106,6 +106,7 @@ class _Encoder:
         self.spend("{}")
         if type(value) is dict and all(type(k) is str and k.isascii() and k[:1] != "$" for k, _ in items):
             return "{" + ",".join([self.spend(json.dumps(k) + ":,")[:-1] + self.value(v, depth + 1) for k, v in items]) + "}"
+        self.spend("," * len(items))
         pairs = "[" + ",".join([self.sequence(pair, depth + 1) for pair in items]) + "]"
         return self.tag(_DICTS.get(type(value), "$dict"), pairs)
 
@@ -133,7 +134,8 @@ class _Encoder:
         if kind in _LISTS:
             return self.tag(_LISTS[kind], self.sequence(value, depth))
         if kind in _SETS:
-            return self.tag(_SETS[kind], "[" + ",".join(sorted([self.value(item, depth + 1) for item in value])) + "]")
+            self.spend("[]" + "," * len(value))
+            return self.tag(_SETS[kind], "[" + ",".join(sorted(self.value(item, depth + 1) for item in value)) + "]")
         if kind is bytes or kind is bytearray:
             if len(value) > self.left:
                 raise TooLargeError("larger than allowed")
