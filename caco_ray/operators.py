@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from caco_ray.config import ModelConfig, SamplingConfig
+from caco_ray.config import ModelConfig, OpenAiModel, SamplingConfig, VllmModel
 from caco_ray.prompts import Role
 from caco_ray.run import Run
 from caco_ray.stage import Operator, TableFunction
@@ -17,8 +17,7 @@ _MAX_SHARDS_IN_FLIGHT = 8
 
 def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
     """A pool of engines. Enough shards are in flight in each that its batch stays full while the last rows of one shard finish."""
-    batch = getattr(config, "max_num_seqs", None) or getattr(config, "max_concurrency", shard_rows)
-    calls = min(max(2 * batch // shard_rows, 2), _MAX_SHARDS_IN_FLIGHT)
+    calls = min(max(2 * _requests_at_once(config) // shard_rows, 2), _MAX_SHARDS_IN_FLIGHT)
     make = partial(Generate, role, config, run.model_path(config), sampling, run.config.seed)
     return Operator(f"{role}_model", make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
 
@@ -37,6 +36,12 @@ def task(name: str, function: Callable[..., Any], *arguments: Any) -> Operator:
 def actor(name: str, make: Callable[[], TableFunction]) -> Operator:
     """A class that owns something small (a grader), in one actor."""
     return Operator(name, make, cpus=_GRADER_CPUS, actors=1)
+
+
+def _requests_at_once(config: ModelConfig) -> int:
+    if isinstance(config, VllmModel):
+        return config.max_num_seqs
+    return config.max_concurrency if isinstance(config, OpenAiModel) else 1
 
 
 def _bind(function: Callable[..., Any], arguments: tuple[Any, ...]) -> TableFunction:

@@ -141,7 +141,7 @@ class Run:
             return run_stage(plan, on_shard)
 
     def claim(self, stage: str) -> Folder:
-        """Mark the folder of a stage that is not one dataset (a model, an evaluation) as this config's, before anything is written to it."""
+        """Mark the folder of a stage that is not one dataset (a model, an evaluation) as this config's, before it is filled."""
         folder = self.stage_folder(stage)
         folder.create("stage.json", json.dumps(asdict(self.info(stage)), indent=1, sort_keys=True).encode())
         return folder

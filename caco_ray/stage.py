@@ -78,19 +78,20 @@ def _stream(stage: Stage, writer: DatasetWriter, pending: list[int]) -> Iterator
     _check_room(stage)
     free_before = _free_resources()
     plan = ray.data.from_arrow([pa.table({"shard": [shard]}) for shard in pending])
-    plan = _append_task(plan, partial(_read, source=stage.source))
+    tasks = min(_TASKS, len(pending))
+    plan = _append_task(plan, partial(_read, source=stage.source), tasks)
     for operator in stage.operators:
-        plan = _append(plan, operator)
-    plan = _append_task(plan, partial(_commit, writer=writer))
+        plan = _append(plan, operator, tasks)
+    plan = _append_task(plan, partial(_commit, writer=writer), tasks)
     for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
             yield ShardEntry.from_json(_raise_if_failed(row)["entry"])
     _wait_for_release(free_before)
 
 
-def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
+def _append(plan: ray.data.Dataset, operator: Operator, tasks: int) -> ray.data.Dataset:
     if not operator.actors:
-        return _append_task(plan, partial(_apply_task, operator=operator))
+        return _append_task(plan, partial(_apply_task, operator=operator), tasks)
     pool = ray.data.ActorPoolStrategy(
         size=operator.actors,
         max_concurrent_calls_per_actor=operator.calls,
@@ -108,8 +109,8 @@ def _append(plan: ray.data.Dataset, operator: Operator) -> ray.data.Dataset:
     )
 
 
-def _append_task(plan: ray.data.Dataset, function: Callable[[pa.Table], pa.Table]) -> ray.data.Dataset:
-    return plan.map_batches(function, compute=ray.data.TaskPoolStrategy(size=_TASKS), batch_size=1, batch_format="pyarrow", num_cpus=0)
+def _append_task(plan: ray.data.Dataset, function: TableFunction, tasks: int) -> ray.data.Dataset:
+    return plan.map_batches(function, compute=ray.data.TaskPoolStrategy(size=tasks), batch_size=1, batch_format="pyarrow", num_cpus=0)
 
 
 class _ApplyActor:

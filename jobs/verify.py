@@ -10,7 +10,8 @@ def main() -> int:
     for example in findings.examples:
         print(f"  {example}")
     kinds = "".join(f", {count} {kind}" for kind, count in findings.mismatches.most_common())
-    print(f"rows {findings.rows}  proved {findings.proved}  mismatches {findings.mismatches.total()}{kinds}  unchecked {findings.unchecked}")
+    mismatches = findings.mismatches.total()
+    print(f"rows {findings.rows}  proved {findings.proved}  mismatches {mismatches}{kinds}  unchecked {findings.unchecked}")
     return 0 if findings.rows and findings.proved == findings.rows else 1
 
 

@@ -1,4 +1,4 @@
-"""The built-in problems, written for this project: `builtin/<domain>.jsonl`, each with a question, a language CoT, a Code CoT and an answer.
+"""The built-in problems, written for this project: `builtin/<domain>.jsonl`, with question, language CoT, Code CoT and answer.
 
 Every eighth problem of a domain is held out (split `heldout`): never trained on, used by `evaluate` and protected by `select`.
 """

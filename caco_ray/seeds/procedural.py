@@ -1,4 +1,4 @@
-"""Procedural problems from `reasoning-gym` (https://github.com/open-thought/reasoning-gym, Apache-2.0): questions with known answers, no code."""
+"""Procedural problems of `reasoning-gym` (https://github.com/open-thought/reasoning-gym, Apache-2.0): question and answer, no code."""
 
 from collections.abc import Iterator
 

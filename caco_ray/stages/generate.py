@@ -47,7 +47,7 @@ class Generate:
         self,
         role: Role,
         model: ModelConfig,
-        path: str,
+        path: str | None,
         sampling: SamplingConfig,
         seed: int,
         parse: Parse | None = None,

@@ -24,7 +24,7 @@ def _storage_errors(path: str) -> Iterator[None]:
     except (FileExistsError, FileNotFoundError):
         raise
     except PermissionError as error:
-        raise StorageError(f"{path}: no permission ({error.strerror or error}); check the owner of the folder or the credentials") from error
+        raise StorageError(f"{path}: no permission ({error.strerror or error}); check its owner or your credentials") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"{path}: the disk is full; free some space and run the same command again") from error

@@ -30,7 +30,7 @@ class ShardEntry:
     shard: int
     file: str
     sha256: str
-    bytes: int
+    size_bytes: int
     seconds: float
     totals: Totals
 
