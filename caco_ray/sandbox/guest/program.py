@@ -77,7 +77,7 @@ def _message(error: BaseException) -> str:
 
 
 def seed_randomness(seed: int) -> None:
-    """Seeds `random`, and `numpy.random` where numpy is loaded. Forking reseeds `random`, so this comes after the fork."""
+    """Seeds `random`, and `numpy.random` where numpy is loaded. Called after the fork."""
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:

@@ -63,7 +63,7 @@ def _receive_run(control: socket.socket, owner: int) -> tuple[int, list[int]]:
 
 def _read_all(fd: int) -> bytes:
     chunks = []
-    while chunk := os.read(fd, 1 << 20):
+    while chunk := os.read(fd, 1 << 16):
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -117,7 +117,9 @@ def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
     me = os.getpid()
     while True:
         seed, descriptors = _receive_run(control, owner)
-        pid = os.fork()
+        pid = libc.fork()
+        if pid < 0:
+            os._exit(1)  # no process to be had: the owner sees the end of this one, and tries again
         if pid == 0:
             _run_in_fork(config, seal_program, me, seed, descriptors)
         for descriptor in descriptors:
