@@ -45,7 +45,7 @@ def play(prompt: Prompt, rng: random.Random) -> Reply:
         template = PROMPTS[role, family]
         if isinstance(template, ChatPrompt):
             is_chat = isinstance(prompt, list) and isinstance(prompt[0], dict) and prompt[0]["content"] == template.system
-            shown = prompt[-1]["content"] if is_chat and isinstance(prompt[-1], dict) else None  # type: ignore[index]
+            shown = prompt[-1]["content"] if is_chat and isinstance(prompt[-1], dict) else None
         else:
             shown = prompt if isinstance(prompt, str) else None
         found = pattern.fullmatch(shown) if shown is not None else None

@@ -1,0 +1,157 @@
+"""What can be known about a model folder without loading it: whether it can be served, and which weights it holds."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from caco_ray.config import VllmModel
+from caco_ray.errors import ConfigError, ModelError
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
+# vLLM's CPU attention kernels have these head sizes only; others die in the kernel after the model is loaded.
+_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+def check_model(model: VllmModel, path: str) -> Path:
+    """The folder of a model that vLLM can be expected to load. `path` is a folder, or the hub id of a model in the local cache.
+
+    Raises:
+        ModelError: the model is not there, is incomplete, or does not fit the device.
+        ConfigError: the configuration asks for more than the model has.
+    """
+    folder = find_folder(path, model.revision)
+    config = _read_config(folder)
+    _check_files(folder)
+    _check_context(model, folder, config)
+    _check_placement(model, folder, config)
+    if model.prompts == "instruct" and not has_chat_template(folder):
+        raise ModelError(f"{folder}: the tokenizer has no chat template, which prompts=instruct needs: add chat_template.jinja")
+    return folder
+
+
+def find_folder(path: str, revision: str | None) -> Path:
+    """Raises ModelError where neither a folder nor the local hub cache has the model."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelError(f"{path}: a model is a folder with config.json and weights, this is a file")
+    if folder.is_absolute() or path.count("/") != 1 or path.startswith("."):
+        raise ModelError(f"{path}: no such folder; give a folder with config.json, weights and tokenizer that every node can read")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise ModelError(f"{path}: not a folder, and not in the Hugging Face cache: run `hf download {path}` on every node first") from None
+
+
+def model_id(model: VllmModel, path: str) -> str:
+    """Name and fingerprint of the weights, for example `SmolLM2-135M@5f2c9a01d3e4`: the same for the same files anywhere.
+
+    The fingerprint covers config.json in full, and of each weight file the size and 64 samples of 4 kB.
+    """
+    folder = find_folder(path, model.revision)
+    digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=6)
+    for file in _weight_files(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\x1f{size}\x1f".encode())
+        with file.open("rb") as data:
+            for index in range(_SAMPLES):
+                data.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+                digest.update(data.read(_SAMPLE_BYTES))
+    is_local = model.path.startswith(("/", ".")) or "\\" in model.path
+    return f"{Path(model.path).name if is_local else model.path}@{digest.hexdigest()}"
+
+
+def has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(_read_json(file).get("chat_template"))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        is_adapter = (folder / "adapter_config.json").is_file()
+        advice = "it is a LoRA adapter, merge it into its base model" if is_adapter else "give the folder that save_pretrained wrote"
+        raise ModelError(f"{folder}: no config.json, so not a model folder; {advice}")
+    config = _read_json(file)
+    if not config.get("architectures"):
+        raise ModelError(f"{file}: names no architecture, so not a model's config.json")
+    return config
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: not valid JSON ({error}); copy the model again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: not a JSON object; copy the model again")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for pattern in _WEIGHTS:
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def _check_files(folder: Path) -> None:
+    weights = _weight_files(folder)
+    if not weights:
+        raise ModelError(f"{folder}: no weights (*.safetensors or *.bin); copy the model again")
+    for index in folder.glob("*.index.json"):
+        names = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            raise ModelError(f"{folder}: {len(missing)} of {len(names)} weight files are missing ({missing[0]} ...); copy the model again")
+    empty = [file.name for file in weights if file.stat().st_size == 0]
+    if empty:
+        raise ModelError(f"{folder}: {empty[0]} is empty; copy the model again")
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy it from the base model")
+
+
+def _check_context(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+    limit = context_limit(config)
+    if limit is not None and model.max_model_len > limit:
+        raise ConfigError(f"max_model_len={model.max_model_len}: {folder} has a context of {limit} tokens; give at most that")
+
+
+def context_limit(config: dict[str, Any]) -> int | None:
+    """Longest context in tokens, as vLLM derives it from `max_position_embeddings` and the rope scaling."""
+    text = config.get("text_config") or config
+    length = text.get("max_position_embeddings") or text.get("n_positions") or text.get("max_seq_len")
+    if not isinstance(length, int):
+        return None
+    scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type")
+    factor = scaling.get("factor")
+    if not isinstance(factor, int | float) or kind in (None, "default", "su", "longrope", "llama3", "mrope"):
+        return length
+    original = scaling.get("original_max_position_embeddings", length) if kind == "yarn" else length
+    return max(length, int(original * factor))
+
+
+def _check_placement(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+    ranks = model.tensor_parallel * model.pipeline_parallel
+    if model.gpus and model.gpus != ranks:
+        raise ConfigError(f"gpus={model.gpus}: tensor_parallel x pipeline_parallel is {ranks}, which is what each replica needs")
+    text = config.get("text_config") or config
+    heads = text.get("num_attention_heads")
+    if isinstance(heads, int) and heads % model.tensor_parallel:
+        raise ConfigError(f"tensor_parallel={model.tensor_parallel}: {folder} has {heads} attention heads, which do not divide by it")
+    if model.gpus or not isinstance(heads, int):
+        return
+    head_size = text.get("head_dim") or text.get("hidden_size", 0) // heads
+    if head_size not in _CPU_HEAD_SIZES:
+        raise ModelError(f"{folder}: attention heads of size {head_size} cannot run on CPU (sizes: {', '.join(map(str, _CPU_HEAD_SIZES))})")

@@ -1,0 +1,102 @@
+"""From our configuration to vLLM's engine arguments and environment. Nothing of vLLM is imported here."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from caco_ray.config import VllmModel
+from caco_ray.engines.vllm_child import ChildLog
+from caco_ray.errors import ConfigError
+
+
+def engine_arguments(model: VllmModel, folder: str, seed: int) -> dict[str, Any]:
+    """Arguments of `AsyncEngineArgs`.
+
+    Raises:
+        ConfigError: `vllm_args` sets what has a key of its own.
+    """
+    ours: dict[str, Any] = {
+        "model": folder,
+        "dtype": model.dtype,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": model.max_num_seqs,
+        "tensor_parallel_size": model.tensor_parallel,
+        "pipeline_parallel_size": model.pipeline_parallel,
+        "enforce_eager": model.enforce_eager,
+        "seed": seed,
+        "disable_log_stats": True,
+    }
+    if model.tensor_parallel * model.pipeline_parallel > 1:
+        ours["distributed_executor_backend"] = "mp"  # inside the actor: no placement group that could leak (ray#64035)
+    ours |= {"gpu_memory_utilization": model.gpu_memory_fraction} if model.gpus else {"kv_cache_memory_bytes": model.kv_cache_gb << 30}
+    taken = sorted(ours.keys() & model.vllm_args.keys())
+    if taken:
+        raise ConfigError(f"vllm_args.{taken[0]}: set by the model's own keys, not here")
+    return {"use_tqdm_on_load": False, "enable_prefix_caching": True, **ours, **model.vllm_args}
+
+
+def environment(model: VllmModel, log: Path) -> dict[str, str]:
+    """Variables for vLLM's processes; `log` is the folder that their logs go to."""
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_CONFIG_PATH": str(_logging_config(log)),
+        "PYTHONWARNINGS": "ignore",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if model.gpus:
+        return variables
+    ranks = model.tensor_parallel * model.pipeline_parallel
+    # Threads are counted but not pinned: several engines, or the sandbox, may share the cores, and none knows of the others.
+    variables |= {"OMP_NUM_THREADS": str(max(1, cpu_threads(model) // ranks)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if ranks == 1:
+        # One process less: vLLM wants a worker process of its own on CPU in order to set OMP_NUM_THREADS for it, which is done here.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return variables
+
+
+def cpu_threads(model: VllmModel) -> int:
+    """Cores that a replica computes on: at most those that this process may use."""
+    available = len(os.sched_getaffinity(0))
+    return available if model.cpu_threads == "all" else min(model.cpu_threads, available)
+
+
+@contextmanager
+def environ(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started inside the `with` block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _logging_config(log: Path) -> Path:
+    """vLLM's log goes to a file: the terminal is ours, and the cause of a failed start stands in no exception, only there."""
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(asctime)s %(processName)s %(levelname)s %(name)s: %(message)s"}},
+        "handlers": {
+            "file": {
+                "class": f"{ChildLog.__module__}.{ChildLog.__name__}",
+                "filename": str(log / "vllm.log"),
+                "owner": os.getpid(),
+                "formatter": "plain",
+            }
+        },
+        "loggers": {"vllm": {"handlers": ["file"], "level": "INFO", "propagate": False}},
+    }
+    path = log / "logging.json"
+    path.write_text(json.dumps(config))
+    return path
