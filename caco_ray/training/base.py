@@ -1,0 +1,37 @@
+"""The folder that training starts from, checked before anything is started."""
+
+from pathlib import Path
+from typing import Any
+
+from caco_ray.engines.model_folder import find_folder
+from caco_ray.errors import ModelError
+
+
+def check_base(base: str) -> Path:
+    """The folder of a model that can be fine-tuned. `base` is a folder, or the hub id of a model in the local cache.
+
+    Raises:
+        ModelError: it is not one; the message says what is missing.
+    """
+    folder = find_folder(base, None)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json, so not a model folder; give the folder that save_pretrained wrote")
+    if weight_bytes(folder) == 0:
+        raise ModelError(f"{folder}: no weights (*.safetensors or *.bin), so nothing to fine-tune; copy the model again")
+    return folder
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Raises ModelError where the folder has no tokenizer that loads."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: its tokenizer does not load ({first_line}); copy the tokenizer from the original") from error
+
+
+def weight_bytes(folder: Path) -> int:
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,65 @@
+"""The trained model as a folder that transformers and vLLM load as it is. Written beside its place, then renamed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from caco_ray.prompts import END
+
+_CARD = """---
+base_model: {base}
+library_name: transformers
+---
+# {name}
+{base} fine-tuned with caco_ray on {examples} sequences ({learned} learned tokens): {steps} steps, final loss {loss:.3f}.
+
+```json
+{settings}
+```
+"""
+
+
+def export_model(engine: Any, tokenizer: Any, target: Path, card: str) -> None:
+    """Gather the weights (a collective under ZeRO-3) and write the folder on rank 0; returns on all ranks when it is there."""
+    gather = engine._zero3_consolidated_16bit_state_dict if engine.zero_optimization_stage() == 3 else engine.module.state_dict
+    state = gather()  # on every rank; under ZeRO-3 rank 0 alone gets the tensors
+    if dist.get_rank() == 0:
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(engine.module, state, tokenizer, partial)
+        (partial / "README.md").write_text(card)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(partial, target)
+    dist.barrier()
+
+
+def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)  # the same numbers as the input embedding: loaders tie them again
+    model.config.use_cache = True
+    _stop_at_turn_end(model.generation_config, tokenizer)
+    model.save_pretrained(folder, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    tokenizer.save_pretrained(folder)
+
+
+def _stop_at_turn_end(generation_config: Any, tokenizer: Any) -> None:
+    """Training ends every turn with `prompts.END`: where that is one token, generation stops at it, besides the model's own end."""
+    ends = generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    end = tokenizer.convert_tokens_to_ids(END)
+    if isinstance(end, int) and end != tokenizer.unk_token_id and end not in ends:
+        ends.append(end)
+    generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
+
+
+def model_card(base: str, settings: dict[str, Any], *, examples: int, learned: int, steps: int, loss: float) -> str:
+    """A short README of the exported folder."""
+    name = f"{Path(base).name}-caco"
+    text = json.dumps(settings, indent=1)
+    return _CARD.format(base=Path(base).name, name=name, examples=examples, learned=learned, steps=steps, loss=loss, settings=text)

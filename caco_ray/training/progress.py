@@ -1,0 +1,66 @@
+"""`progress.jsonl`: one `Step` a line, appended by rank 0 while it trains and followed by whoever draws a bar or a loss curve."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from caco_ray.training.types import Step
+
+FILE_NAME = "progress.jsonl"
+_POLL_S = 0.5
+
+
+class ProgressWriter:
+    """Appends steps; opened at `done_steps`, so that lines which a killed attempt wrote after its last checkpoint go away."""
+
+    def __init__(self, folder: Path, done_steps: int) -> None:
+        self._path = folder / FILE_NAME
+        kept = [step for step in read_progress(folder) if step.step <= done_steps]
+        self._path.write_text("".join(_line(step) for step in kept))
+
+    def write(self, step: Step) -> None:
+        with self._path.open("a") as file:
+            file.write(_line(step))
+
+
+def read_progress(folder: Path) -> list[Step]:
+    """The loss curve so far. A line that is still being written is left out."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
+    return [Step(**json.loads(line)) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+@contextmanager
+def following(folder: Path, on_step: Callable[[Step], None] | None) -> Iterator[None]:
+    """Call `on_step` from a thread for the steps that appear in `folder` while the context is open."""
+    if on_step is None:
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(folder, on_step, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(folder: Path, on_step: Callable[[Step], None], stop: threading.Event) -> None:
+    shown = 0
+    while True:
+        last_look = stop.wait(_POLL_S)
+        for step in read_progress(folder):
+            if step.step > shown:
+                shown = step.step
+                on_step(step)
+        if last_look:
+            return
+
+
+def _line(step: Step) -> str:
+    return json.dumps(asdict(step)) + "\n"

@@ -1,0 +1,84 @@
+"""What goes into the training loop and what comes out. Everything here is picklable and imports nothing heavy."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from caco_ray.config import TrainingConfig
+from caco_ray.prompts import Segment
+from caco_ray.schema import Row
+
+Rows = Callable[[], Iterable[Row]]  # opens the data set; each row has `row_id`
+Examples = Callable[[Row], list[tuple[Segment, ...]]]  # training sequences of one row
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """One worker's whole knowledge; the same on every rank. The paths are on a disk that all workers see."""
+
+    training: TrainingConfig
+    base: str  # model folder
+    tokens: str  # tokens.arrow, see data.py
+    output_dir: str  # gets `model/` and `progress.jsonl`
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.training.gpus_per_worker else "cpu"
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """What tokenising gave. `skipped` counts sequences by reason; their row ids are in `skipped.jsonl`."""
+
+    rows: int
+    examples: int
+    tokens: int
+    learned_tokens: int
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as written to `progress.jsonl`. `tokens` are useful ones (no padding) since the start of training."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float  # mean over the step's learned tokens
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float  # of this step
+    seconds: float  # spent in steps since the start of training
+
+
+@dataclass
+class Totals:
+    """Running sums of a training; part of its checkpoints. `losses` has one entry per step."""
+
+    tokens: int = 0
+    padded: int = 0
+    learned: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, tokens: int, padded: int, learned: int, seconds: float, loss: float) -> None:
+        self.tokens += tokens
+        self.padded += padded
+        self.learned += learned
+        self.seconds += seconds
+        self.losses.append(loss)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of a finished training, its resumed parts included. `tokens` are useful ones; `seconds` were spent in steps."""
+
+    steps: int
+    examples: int
+    skipped_too_long: int
+    tokens: int
+    learned_tokens: int
+    final_loss: float  # mean of the last tenth of the steps
+    seconds: float
+    tokens_per_s: float
+    packing_efficiency: float  # useful tokens / tokens with padding
