@@ -2,7 +2,7 @@
 
 from hostile.attack import Attack
 
-_DEEP = "x = []\nfor _ in range(10**6): x = [x]\noutput = x"
+_DEEP = "x = []\nfor _ in range(10**5): x = [x]\noutput = x"
 ATTACKS = [
     Attack("56_reduce_bomb", "import os\nclass A:\n    def __reduce__(self): return os.system, ('touch {folder}/made',)\noutput = A()", ("no_output",)),
     Attack("56_nested_reduce_bomb", "class A:\n    def __reduce__(self): return print, ()\noutput = {'a': [1, A()]}", ("no_output",)),
@@ -46,7 +46,7 @@ ATTACKS = [
     Attack("66_leave_sympy_state", "import sympy\nsympy.Integer.__add__ = lambda *a: 5\nsympy.sqrt = None\nsympy.core.cache.clear_cache()\noutput = 'blocked'"),
     Attack("68_syntax_error", "output = = 1", ("error",)),
     Attack("68_null_byte", "output = 1\x00", ("error",)),
-    Attack("68_five_megabytes", "x = 1\n" * 40000 + "#" * 5_000_000 + "\noutput = 'blocked'"),
+    Attack("68_five_megabytes", "x = 1\n" * 10000 + "#" * 5_000_000 + "\noutput = 'blocked'"),
     Attack("68_parser_bomb", "output = " + "(" * 100_000 + ")" * 100_000, ("error", "oom")),
     Attack("68_parser_bomb_unary", "output = " + "-" * 200_000 + "1", ("error", "oom", "signal", "timeout_cpu")),
     Attack("68_deep_calls_in_tree", "output = " + "+".join(["1"] * 30_000), ("error", "oom", "signal", "ok"), output=30_000),

@@ -113,7 +113,7 @@ def ground(level: str) -> Iterator[Ground]:
     """
     secret = "caco-secret-" + secrets.token_hex(8)
     os.environ["CACO_TEST_SECRET"] = secret
-    burning = Limits(cpu_s=0.3, wall_s=20, memory_mb=128)
+    burning = Limits(cpu_s=0.5, wall_s=20, memory_mb=128)
     waiting = Limits(cpu_s=0.3, wall_s=0.4, memory_mb=128)
     server, abstract = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
     try:

@@ -7,130 +7,12 @@ import importlib
 import io
 import os
 import re
+import sys
 from pathlib import Path
 
+from caco_ray.sandbox.guest import warmup
 from caco_ray.sandbox.guest.libc import libc
-
-_COMMON = [
-    "math",
-    "cmath",
-    "random",
-    "itertools",
-    "functools",
-    "collections",
-    "collections.abc",
-    "heapq",
-    "bisect",
-    "re",
-    "string",
-    "statistics",
-    "fractions",
-    "decimal",
-    "datetime",
-    "time",
-    "calendar",
-    "operator",
-    "copy",
-    "json",
-    "typing",
-    "dataclasses",
-    "enum",
-    "abc",
-    "numbers",
-    "array",
-    "io",
-    "sys",
-    "types",
-    "textwrap",
-]
-# Where files cannot be opened (L1), nothing can be imported later, so all that a program is likely to want is here.
-_WIDE = [
-    "unicodedata",
-    "hashlib",
-    "hmac",
-    "base64",
-    "binascii",
-    "zlib",
-    "struct",
-    "queue",
-    "contextlib",
-    "warnings",
-    "traceback",
-    "inspect",
-    "pprint",
-    "uuid",
-    "secrets",
-    "csv",
-    "html",
-    "difflib",
-    "fnmatch",
-    "graphlib",
-    "threading",
-    "weakref",
-    "timeit",
-    "locale",
-    "logging",
-    "pickle",
-    "tempfile",
-    "shutil",
-    "os",
-    "pathlib",
-    "argparse",
-    "unittest",
-    "zoneinfo",
-    "colorsys",
-    "concurrent.futures",
-    "asyncio",
-    "reprlib",
-    "secrets",
-    "shlex",
-    "sched",
-    "stringprep",
-    "ast",
-    "dis",
-    "keyword",
-    "tokenize",
-    "platform",
-    "contextvars",
-    "cProfile",
-    "doctest",
-    "encodings.idna",
-    "encodings.latin_1",
-    "encodings.utf_16",
-    "encodings.utf_32",
-    "encodings.cp1252",
-    "urllib.parse",
-    "ipaddress",
-]
-_SCIENCE = ["numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.polynomial", "sympy"]
-
-# Typical calls, once: the first solve() of a cold sympy costs 0.14 s, and every forked program would pay it again.
-_WARM_SYMPY = """
-from sympy import *
-x, y, z = symbols("x y z"); n = symbols("n", integer=True, positive=True); f = Function("f")
-solve(x**2 - 5*x + 6, x); solve([x + y - 10, x - y - 2], [x, y]); solve(x**3 - 6*x**2 + 11*x - 6); solve(Eq(2*x + 3, 7), x)
-solveset(x**2 - 4, x, domain=S.Reals); linsolve([x + y - 3, x - y - 1], x, y); nonlinsolve([x*y - 6, x + y - 5], [x, y]); solve(sqrt(x) - 3, x)
-simplify(sin(x)**2 + cos(x)**2); simplify((x**2 - 1)/(x - 1)); expand((x + y)**5); factor(x**4 - 1); apart(1/(x*(x + 1))); cancel((x**2 - 1)/(x + 1))
-together(1/x + 1/y); collect(x*y + x, x); trigsimp(sin(x)/cos(x)); radsimp(1/(sqrt(2) + 1)); nsimplify(0.75); expand_trig(sin(2*x)); Rational(3, 4) + Rational(1, 6)
-diff(x**3*sin(x), x); integrate(x**2*exp(x), x); integrate(sin(x), (x, 0, pi)); limit(sin(x)/x, x, 0); series(exp(x), x, 0, 4); summation(n**2, (n, 1, 10)); summation(n, (n, 1, y))
-Matrix([[1, 2], [3, 4]]).det(); Matrix([[1, 2], [3, 5]]).inv(); Matrix([[2, 0], [0, 3]]).eigenvals(); Matrix([[2, 1], [1, 2]]).eigenvects(); Matrix([[1, 2, 3], [4, 5, 6]]).rref()
-isprime(97); factorint(360); primerange(2, 50); list(primerange(2, 50)); gcd(12, 18); lcm(4, 6); divisors(60); totient(36); binomial(10, 3); factorial(10); nextprime(100); mod_inverse(3, 11); prime(10)
-(x**2).subs(x, 3); sqrt(50); (sqrt(2) + 1).evalf(); N(pi, 20); float(sqrt(2)); sympify("x**2 + 1"); Poly(x**2 + 2*x + 1, x).all_coeffs(); roots(x**2 - 3*x + 2); log(8, 2); latex(x**2/2); str(sqrt(3)/2)
-solve(x**2 < 4, x); solve_univariate_inequality(x**2 - 4 < 0, x, relational=False); Piecewise((x, x > 0), (0, True)).subs(x, 1); lambdify(x, x**2)(3); dsolve(f(x).diff(x) - f(x), f(x)); rsolve(f(n + 1) - 2*f(n), f(n), {f(0): 1})
-Interval(0, 5).intersect(Interval(3, 8)); Point(0, 0).distance(Point(3, 4)); Triangle(Point(0, 0), Point(4, 0), Point(0, 3)).area; re(2 + 3*I); Abs(-3); floor(Rational(7, 2)); cos(pi/3); tan(pi/4); exp(1).evalf(); symbols("a:d")
-"""
-_WARM_NUMPY = """
-import numpy as np
-a = np.array([[2.0, 1.0], [1.0, 3.0]]); np.linalg.solve(a, np.array([1.0, 2.0])); np.linalg.inv(a); np.linalg.det(a); np.linalg.eig(a)
-np.arange(10).sum(); np.linspace(0, 1, 5).mean(); np.random.rand(3); np.random.default_rng(0).normal(size=3); (a @ a).tolist(); str(a); repr(a)
-np.roots([1, -3, 2]); np.cumsum([1, 2]); np.polyfit([0, 1, 2], [0, 1, 4], 2); np.std([1, 2]); np.unique([1, 1]); np.where(a > 1); np.sort([2, 1])
-"""
-_WARM_STDLIB = """
-import re, json, datetime, fractions, decimal, statistics, collections, dataclasses, typing, random
-re.findall(r"\\d+", "a1b22"); re.sub(r"[^a-z]", "", "ab1"); json.dumps({"a": [1, 2.5]}); json.loads("[1]"); str(datetime.date(2020, 1, 1))
-fractions.Fraction(1, 3) + 1; str(decimal.Decimal("1.1") * 2); statistics.mean([1, 2]); statistics.stdev([1, 2, 4]); random.sample(range(9), 3)
-collections.namedtuple("P", "x y")(1, 2); f"{3.14159:.2f}"
-"""
+from caco_ray.sandbox.guest.program import run_program
 
 
 def load(profile: str, wide: bool) -> None:
@@ -139,20 +21,28 @@ def load(profile: str, wide: bool) -> None:
     Raises:
         ImportError: numpy or sympy is missing.
     """
-    for name in _COMMON:
+    for name in warmup.COMMON.split():
         importlib.import_module(name)
-    for name in _WIDE if wide else ():
+    for name in warmup.WIDE.split() if wide else ():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    scripts = [_WARM_STDLIB]
+    scripts = [warmup.STDLIB]
     if profile == "full":
-        for name in _SCIENCE:
+        for name in warmup.SCIENCE.split():
             importlib.import_module(name)
-        scripts += [_WARM_NUMPY, _WARM_SYMPY]
+        scripts += [warmup.NUMPY, warmup.SYMPY]
     with contextlib.redirect_stdout(io.StringIO()):
         for script in scripts:
             exec(script, {})
-    re.purge()
+    exercise_harness()
+
+
+def exercise_harness() -> None:
+    """Runs what runs programs: its bytecode is then specialized (which writes to it) before the forks rather than in each of them."""
+    kept = sys.stdin, sys.stdout, sys.stderr, sys.argv, sys.modules["__main__"]
+    for _ in range(20):
+        run_program(warmup.HARNESS, seed=0, output_bytes=1 << 16, stdout_bytes=1 << 16)
+    sys.stdin, sys.stdout, sys.stderr, sys.argv, sys.modules["__main__"] = kept
 
 
 def settle(huge_pages: bool = True) -> None:

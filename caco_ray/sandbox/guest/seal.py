@@ -58,14 +58,15 @@ def seal_interpreter(level: str, readable: Sequence[str]) -> None:
         os.close(ruleset)
 
 
-def program_seal(level: str, trap: bool) -> Callable[[], None]:
+def program_seal(level: str, cpu_s: float, trap: bool) -> Callable[[], None]:
     """Prepares what each program does for itself after the fork, as one function that raises SetupError.
 
     Raises:
         SetupError: no filter for this machine.
     """
+    limit_cpu = cpu_limiter(cpu_s)
     if level == "L0":
-        return lambda: None
+        return limit_cpu
     machine = syscalls.machine()
     if not machine:
         raise libc.SetupError("seccomp: no table for this machine's architecture")
@@ -73,6 +74,7 @@ def program_seal(level: str, trap: bool) -> Callable[[], None]:
     scope = landlock.own_scope() if level >= "L2" else None
 
     def seal() -> None:
+        limit_cpu()
         if scope is not None:
             landlock.restrict(scope)
         install()
@@ -80,14 +82,14 @@ def program_seal(level: str, trap: bool) -> Callable[[], None]:
     return seal
 
 
-def limit_cpu(seconds: float) -> None:
-    """A CPU timer of this process that sends SIGKILL, exact to the tick, which a sealed program cannot stop; and the rlimit behind it, which
-    only knows whole seconds (soft = hard, so that no handler can catch the signal).
-
-    Raises:
-        SetupError: the kernel refused.
-    """
+def cpu_limiter(seconds: float) -> Callable[[], None]:
+    """Prepares the CPU limit of one program: a timer that sends SIGKILL, exact to the tick, which a sealed program cannot stop; and the rlimit
+    behind it, which only knows whole seconds (soft = hard, so that no handler can catch the signal)."""
     whole = math.ceil(seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
-    if sys.platform == "linux":
-        libc.kill_after_cpu(seconds)
+    arm = libc.cpu_killer(seconds) if sys.platform == "linux" else lambda: None
+
+    def limit_cpu() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
+        arm()
+
+    return limit_cpu

@@ -75,7 +75,6 @@ def _run_in_fork(config: dict[str, Any], seal_program: Callable[[], None], zygot
         if os.getppid() != zygote:
             os._exit(1)
         source = _read_all(fds[0])
-        seal.limit_cpu(config["cpu_s"])
         seal_program()
         os.dup2(fds[1], _RESULT_FD, inheritable=False)
         os.closerange(_RESULT_FD + 1, 1024)
@@ -113,7 +112,7 @@ def _sweep() -> None:
 
 
 def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
-    seal_program = seal.program_seal(config["level"], config["trap"])
+    seal_program = seal.program_seal(config["level"], config["cpu_s"], config["trap"])
     me = os.getpid()
     while True:
         seed, descriptors = _receive_run(control, owner)
