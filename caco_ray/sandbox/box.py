@@ -68,10 +68,10 @@ class Sandbox:
 
         Args:
             program: Python source; it runs as `__main__`.
-            seed: of `random` and `numpy.random`; odd values also get another string-hash seed than even ones.
+            seed: of `random` and `numpy.random`, 64 bits; odd values also get another string-hash seed than even ones.
 
         Raises:
-            ValueError: the sandbox is closed.
+            ValueError: the sandbox is closed, or `seed` is out of range.
         """
         for i in itertools.chain(range(1, len(self._workers)), [0]):
             blocking = i == 0
@@ -85,6 +85,8 @@ class Sandbox:
     def _run(self, worker: int, program: str, seed: int) -> ExecutionResult:
         if self._closed:
             raise ValueError("the sandbox is closed")
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed={seed}: must be from -2**63 to 2**63 - 1")
         if type(program) is not str:
             return ExecutionResult("error", error=f"TypeError: a program is text, not {type(program).__name__}", level=self.level)
         return self._workers[worker].run(program, seed)

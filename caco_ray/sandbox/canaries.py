@@ -17,11 +17,13 @@ except {errors} as error:
 
 @dataclass(frozen=True)
 class Bait:
-    """What the canaries go for: an empty writable folder, a listening TCP port, the owner's process."""
+    """What the canaries go for: an empty writable folder, a listening TCP port, the owner's process; and the
+    environment that programs are meant to see."""
 
     folder: str
     port: int
     owner: int
+    environment: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Canary:
 
     def program(self, bait: Bait) -> str:
         """The program text."""
-        body = self.body.format(folder=bait.folder, port=bait.port, owner=bait.owner)
+        body = self.body.format(folder=bait.folder, port=bait.port, owner=bait.owner, expected=set(bait.environment))
         return _TRY.format(body="\n".join("    " + line for line in body.strip().splitlines()), errors=self.errors)
 
 
@@ -44,8 +46,7 @@ CANARIES = (
     Canary("read /etc/passwd", "open('/etc/passwd').read()"),
     Canary("read a file of the owner", "import os\nopen('/proc/{owner}/environ', 'rb').read()"),
     Canary("read its own environment", "open('/proc/self/environ', 'rb').read()"),
-    Canary("environment", "import os\nreturn 'blocked' if set(os.environ) <= {{'LC_ALL', 'TZ', 'MALLOC_ARENA_MAX', 'PYTHONDONTWRITEBYTECODE', "
-           "'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'PYTHONHASHSEED', 'LC_CTYPE'}} else 'escaped'"),
+    Canary("environment", "import os\nreturn 'blocked' if set(os.environ) <= {expected} else 'escaped'"),
     Canary("write a file", "open({folder!r} + '/canary', 'w').write('x')"),
     Canary("make a folder", "import os\nos.mkdir({folder!r} + '/canary')"),
     Canary("TCP", "import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"),
@@ -56,8 +57,8 @@ CANARIES = (
     Canary("signal the owner", "import os\nos.kill({owner}, 0)"),
     Canary("signal the zygote", "import os\nos.kill(os.getppid(), 0)"),
     Canary("raise its limits", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))", "(OSError, ValueError)"),
-    Canary("ptrace the zygote", _SYSCALL + "return 'blocked' if libc.ptrace(16, os.getppid(), 0, 0) < 0 else 'escaped'", "(OSError, ImportError)"),
-    Canary("user namespace", _SYSCALL + "return 'blocked' if libc.unshare(0x10000000) < 0 else 'escaped'", "(OSError, ImportError)"),
+    Canary("ptrace the zygote", _SYSCALL + "return 'blocked' if libc.ptrace(16, os.getppid(), 0, 0) < 0 else 'escaped'"),
+    Canary("user namespace", _SYSCALL + "return 'blocked' if libc.unshare(0x10000000) < 0 else 'escaped'"),
     Canary("memory", "block = bytearray(1 << 30)", "MemoryError"),
     Canary("inherited descriptors", "import os\nfor fd in range(4, 64):\n    try: os.fstat(fd)\n    except OSError as e:\n"
            "        if e.errno != 9 and e.errno != 1: return 'escaped'\n    else: return 'escaped'\nreturn 'blocked'"),

@@ -13,7 +13,9 @@ from caco_ray.sandbox.canaries import CANARIES, Bait
 from caco_ray.sandbox.guest.seal import LEVELS
 from caco_ray.sandbox.limits import Limits
 from caco_ray.sandbox.worker import Setting, Worker
+from caco_ray.sandbox.zygote import ENVIRONMENT
 
+VISIBLE = frozenset({*ENVIRONMENT, "PYTHONHASHSEED", "LC_CTYPE"})  # Python sets LC_CTYPE itself under some locales
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
@@ -42,7 +44,7 @@ def try_level(setting: Setting) -> str | None:
     try:
         worker.zygote("light", 0)
         with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-            bait = Bait(folder, server.getsockname()[1], os.getpid())
+            bait = Bait(folder, server.getsockname()[1], os.getpid(), VISIBLE)
             for canary in CANARIES:
                 result = worker.run(canary.program(bait), 0)
                 if (result.status, result.output) not in (("ok", "blocked"), *canary.accepted):

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 from caco_ray.sandbox.codec import Symbolic
 
 Status = Literal[
-    "ok", "error", "no_output", "timeout_cpu", "timeout_wall", "oom", "signal", "exited", "output_too_large", "protocol_violation", "sandbox_error"
+    "ok", "error", "no_output", "timeout_cpu", "timeout_wall", "oom", "signal", "exited", "output_too_large",
+    "protocol_violation", "sandbox_error",
 ]  # fmt: skip
 ValueState = Literal["absent", "plain", "not_plain", "too_large"]
 STATUSES: tuple[str, ...] = get_args(Status)

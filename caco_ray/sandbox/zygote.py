@@ -23,7 +23,7 @@ _BOOT = "import sys; sys.path[0] = sys.argv[2]; from caco_ray.sandbox.guest.zygo
 _START_S = 120.0  # a cold disk under load; the usual start takes one second
 _SEAL_S = 60.0  # from the request to READY
 _REPLY_S = 30.0  # from the order to end a program to the report of its end
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "LC_ALL": "C.UTF-8", "TZ": "UTC", "MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }  # fmt: skip
@@ -67,7 +67,7 @@ class Zygote:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-s", "-c", _BOOT, str(theirs.fileno()), _ROOT],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints, close_fds=True, pass_fds=[theirs.fileno()],
-                cwd="/", env=_ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}, start_new_session=True,
+                cwd="/", env=ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}, start_new_session=True,
             )  # fmt: skip
             theirs.close()
             try:

@@ -7,6 +7,7 @@ stdlib_ratio_preloaded, sympy_ratio_preloaded  the same over an improved version
 protection_overhead                       CPU of a trivial program at the strongest level over level L0, same interpreter, less 1
 trivial_over_fork_floor                   CPU of a trivial program over a bare fork, _exit and wait of the same warm interpreter
 two_core_scaling                          wall-clock throughput of two workers on two cores over twice that of one
+two_core_spin_scaling                     the same of plain loops, in turns with it: below 1 the machine had other work, or shares its cores
 kill_latency_ms                           longest time from a wall-clock deadline to the result in hand, over sleepers, spinners and memory hogs
 """
 
@@ -102,13 +103,23 @@ def fork_floor(n: int = 300) -> float:
         f"for part in ('warm', 'measured'):\n    before = cpu()\n    for _ in range({n}):\n        pid = os.fork()\n"
         f"        if pid == 0: os._exit(0)\n        os.waitpid(pid, 0)\nprint((cpu() - before) / {n})"
     )
-    environment = {"PYTHONPATH": sys.path[0], "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment = {
+        "PYTHONPATH": sys.path[0],
+        "PYTHONHASHSEED": "0",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }
     return float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout)
 
 
 def kill_latency_ms() -> float:
     """Longest over several programs; what the fork costs is in it."""
-    hogs = ["import time\ntime.sleep(99)", "while True: pass", "x = bytearray(200 << 20)\nx[::4096] = b'x' * len(x[::4096])\nwhile True: pass"]
+    hogs = [
+        "import time\ntime.sleep(99)",
+        "while True: pass",
+        "x = bytearray(200 << 20)\nx[::4096] = b'x' * len(x[::4096])\nwhile True: pass",
+    ]
     worst = 0.0
     deadline_s = 0.6
     with Sandbox(limits=Limits(cpu_s=0.6, wall_s=deadline_s)) as box:
@@ -121,13 +132,21 @@ def kill_latency_ms() -> float:
     return 1000 * worst
 
 
-def scaling(rounds: int) -> float:
-    """Two workers on two cores against one worker on one."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return float("nan")
+def spin(processes: int) -> float:
+    """Wall-clock seconds of as many plain loops at once."""
+    code = "t = 0\nfor i in range(6_000_000): t += i"
+    started = time.perf_counter()
+    running = [subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(processes)]
+    assert all(process.wait() == 0 for process in running)
+    return time.perf_counter() - started
+
+
+def scaling(rounds: int) -> tuple[float, float]:
+    """Two workers on two cores against one worker on one; and what plain loops get out of the two cores meanwhile."""
+    if len(os.sched_getaffinity(0)) < 2:
+        return float("nan"), float("nan")
     programs = (STDLIB + SYMPY) * 4
-    found = []
+    found, plain = [], []
     for _ in range(rounds):
         rates = []
         for used in (1, 2):
@@ -137,7 +156,8 @@ def scaling(rounds: int) -> float:
                 run_boxed(box, programs)
                 rates.append(len(programs) / (time.perf_counter() - started))
         found.append(rates[1] / rates[0] / 2)
-    return statistics.median(found)
+        plain.append(spin(1) / spin(2))
+    return statistics.median(found), statistics.median(plain)
 
 
 def rates(rounds: int) -> dict[str, float]:
@@ -173,6 +193,7 @@ def bench(rounds: int) -> dict[str, object]:
     cores = os.sched_getaffinity(0)
     r = rates(rounds)
     os.sched_setaffinity(0, cores)
+    boxed, plain = scaling(rounds)
 
     def mix(kind: str) -> float:
         return 2 / (1 / r["stdlib" + kind] + 1 / r["sympy" + kind])
@@ -186,7 +207,8 @@ def bench(rounds: int) -> dict[str, object]:
         "protection_overhead": round(r["trivial_full_bare"] / r["trivial_full"] - 1, 3),
         "protection_overhead_light": round(r["trivial_bare"] / r["trivial"] - 1, 3),
         "trivial_over_fork_floor": round(r["fork_floor"] / r["trivial_full"], 2),
-        "two_core_scaling": round(scaling(rounds), 3),
+        "two_core_scaling": round(boxed, 3),
+        "two_core_spin_scaling": round(plain, 3),
         "kill_latency_ms": round(kill_latency_ms(), 1),
         "programs_per_cpu_s": {name: round(value, 1) for name, value in r.items()},
     }
@@ -194,9 +216,16 @@ def bench(rounds: int) -> dict[str, object]:
 
 def soak(n: int) -> dict[str, object]:
     """Runs `n` programs, hostile ones among them; nothing may pile up. Exits with 1 where something does."""
-    bad = ["import os\nos._exit(3)", "1/0", "import os\nos.closerange(3, 9)\nos._exit(1)", "print('x' * 10**6)", "x = bytearray(1 << 40)", "import os\nos.fork()"]
+    bad = [
+        "import os\nos._exit(3)",
+        "1/0",
+        "import os\nos.closerange(3, 9)\nos._exit(1)",
+        "print('x' * 10**6)",
+        "x = bytearray(1 << 40)",
+        "import os\nos.fork()",
+    ]
     batch = (STDLIB * 5 + bad) * 4
-    right = {program: None for program in batch}
+    right = dict.fromkeys(batch)
     with Sandbox(workers=len(os.sched_getaffinity(0)), limits=Limits(cpu_s=10)) as box:
         for program in right:
             right[program] = box.run(program).output_json
@@ -207,7 +236,13 @@ def soak(n: int) -> dict[str, object]:
             done += len(results)
             wrong += sum(result.output_json != right[program] for program, result in zip(batch, results, strict=True))
         grown = _rss_kb() / rss - 1
-        report = {"programs": done, "wrong": wrong, "descriptors_grown": len(os.listdir("/proc/self/fd")) - descriptors, "rss_grown": round(grown, 4), "zombies": _zombies()}
+        report = {
+            "programs": done,
+            "wrong": wrong,
+            "descriptors_grown": len(os.listdir("/proc/self/fd")) - descriptors,
+            "rss_grown": round(grown, 4),
+            "zombies": _zombies(),
+        }
     if report["wrong"] or report["descriptors_grown"] or report["zombies"] or grown >= 0.05:
         print(json.dumps(report))
         sys.exit(1)

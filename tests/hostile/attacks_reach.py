@@ -6,7 +6,16 @@ _FORGED = "import os, struct\nbody = b'{body}'\nos.write(3, struct.pack('>4sI', 
 _HONEST = '{"status": "ok", "error": null, "mutated": false, "input": {"state": "absent", "value": null}, "output": {"state": "plain", "value": "41"}, "stdout": ""}'
 
 
-def _forge(name: str, body: str, expect: tuple[str, ...], *, size: int | None = None, after: str = "os._exit(0)", output: object = None, waits: bool = False) -> Attack:
+def _forge(
+    name: str,
+    body: str,
+    expect: tuple[str, ...],
+    *,
+    size: int | None = None,
+    after: str = "os._exit(0)",
+    output: object = None,
+    waits: bool = False,
+) -> Attack:
     """Writes a frame of its own to the reply pipe; claims `size` bytes."""
     text = f"import os, struct\nbody = {body!r}.encode()\nos.write(3, struct.pack('>4sI', b'CACO', {'len(body)' if size is None else size}) + body)\n{after}"
     return Attack(name, text, expect, output, waits=waits)

@@ -9,17 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
 from hostile.attack import ESCAPED, Attack
 from hostile.attacks_process import ATTACKS as PROCESS
 from hostile.attacks_reach import ATTACKS as REACH
 from hostile.attacks_value import ATTACKS as VALUE
 
+from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
+
 ATTACKS: list[Attack] = PROCESS + REACH + VALUE
 NEIGHBOURS = [
     ("import math\ninput = {'r': 2}\noutput = round(math.pi * input['r'] ** 2, 3)", "12.566"),
     ("import sympy\nx = sympy.Symbol('x')\noutput = sum(sympy.solve(x**2 - 5*x + 6, x)) + sympy.Integer(1)", '{"$sympy":["Integer",6]}'),
-    ("import random, json, decimal\noutput = [round(random.random(), 6), json.dumps([1]), str(decimal.Decimal(1) / 3)]", '[0.844422,"[1]","0.3333333333333333333333333333"]'),
+    (
+        "import random, json, decimal\noutput = [round(random.random(), 6), json.dumps([1]), str(decimal.Decimal(1) / 3)]",
+        '[0.844422,"[1]","0.3333333333333333333333333333"]',
+    ),
 ]
 
 
@@ -39,7 +43,7 @@ class Ground:
         text = attack.program
         places = {"folder": self.folder, "secret": self.secret, "port": self.server.getsockname()[1], "owner": os.getpid()}
         for name, value in places.items():
-            text = text.replace("{%s}" % name, str(value))
+            text = text.replace(f"{{{name}}}", str(value))
         return text.replace("{abstract}", self.abstract.getsockname()[1:].decode())
 
     def run(self, attack: Attack) -> list[str]:

@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 
+from hostile.ground import ATTACKS, ground
+
 from caco_ray.errors import SandboxUnavailableError
 from caco_ray.sandbox import Sandbox
 from caco_ray.sandbox.guest import libc
 from caco_ray.sandbox.guest.seccomp import _ret, _search, installer
 from caco_ray.sandbox.guest.syscalls import AUDIT_ARCH, machine
-from hostile.ground import ATTACKS, ground
 
 _DENIED = {
     "x86_64": [101, 155, 161, 165, 166, 246, 248, 249, 250, 272, 298, 308, 310, 311, 321, 323, 425, 426, 427, 428, 429, 430, 438, 442],

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-
-from caco_ray.errors import SandboxUnavailableError
 from hostile.attack import Attack
 from hostile.ground import ATTACKS, Ground, ground
+
+from caco_ray.errors import SandboxUnavailableError
 
 
 @pytest.fixture(scope="module", params=["L3", "L2", "L1"])

@@ -83,8 +83,8 @@ def program_seal(level: str, cpu_s: float, trap: bool) -> Callable[[], None]:
 
 
 def cpu_limiter(seconds: float) -> Callable[[], None]:
-    """Prepares the CPU limit of one program: a timer that sends SIGKILL, exact to the tick, which a sealed program cannot stop; and the rlimit
-    behind it, which only knows whole seconds (soft = hard, so that no handler can catch the signal)."""
+    """Prepares the CPU limit of one program: a timer that sends SIGKILL, exact to the tick, which a sealed program cannot stop; and the
+    rlimit behind it, which only knows whole seconds (soft = hard, so that no handler can catch the signal)."""
     whole = math.ceil(seconds)
     arm = libc.cpu_killer(seconds) if sys.platform == "linux" else lambda: None
 

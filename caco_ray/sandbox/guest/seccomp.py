@@ -1,8 +1,8 @@
 """The seccomp filter: assembled by hand into classic BPF, so that no library is needed in the image.
 
-Shape of the program: check the architecture (and the x32 bit), then a binary search over ranges of call numbers, then, for the few calls that
-depend on their arguments, a short check. The search keeps the filter cheap to install (the kernel evaluates it once per call number when
-it is attached) as well as to run. https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
+Shape of the program: check the architecture (and the x32 bit), then a binary search over ranges of call numbers, then, for the few
+calls that depend on their arguments, a short check. The search keeps the filter cheap to install (the kernel evaluates it once per call
+number when it is attached) as well as to run. https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def _prlimit(deny: int) -> list[Instruction]:
 def rules(machine: str, files: bool, deny: int) -> dict[int, list[Instruction]]:
     """Call number -> the instructions that decide it."""
     table = TABLES[machine]
-    named: dict[str, list[Instruction]] = {name: _ret(ALLOW) for name in PLAIN + (PATHS if files else [])}
+    named: dict[str, list[Instruction]] = {name: _ret(ALLOW) for name in PLAIN + (PATHS if files else ())}
     refuse_write = deny if deny == TRAP else ERRNO | EACCES
     named |= {
         "ioctl": _one_of(1, [0x5401, 0x802C542A, 0x5450, 0x5451], ERRNO | ENOTTY),  # TCGETS, TCGETS2, FIO(N)CLEX

@@ -1,5 +1,6 @@
 """Exact types out, plain values in, nothing else accepted."""
 
+import contextlib
 import json
 import math
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -22,7 +23,9 @@ LEAVES |= st.complex_numbers(allow_nan=False) | st.decimals(allow_nan=False) | s
 HASHABLE = st.recursive(LEAVES, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4)
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner) | st.dictionaries(HASHABLE, inner, max_size=3) | st.sets(HASHABLE, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner) | st.dictionaries(HASHABLE, inner, max_size=3) | st.sets(HASHABLE, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -39,7 +42,9 @@ def test_round_trip(value: Any) -> None:
     assert encode(decode(text), 1 << 20) == text
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, 1e308, 5e-324, math.inf, -math.inf, 2**63, -(2**63), 2**500, True, 1, 1.0, "", "\x00", "\U0001f600"])
+@pytest.mark.parametrize(
+    "value", [0.0, -0.0, 1e308, 5e-324, math.inf, -math.inf, 2**63, -(2**63), 2**500, True, 1, 1.0, "", "\x00", "\U0001f600"]
+)
 def test_corner_values_keep_type_and_text(value: Any) -> None:
     assert same(decode(encode(value, 10_000)), value)
 
@@ -77,7 +82,9 @@ class MyInt(int):
     pass
 
 
-@pytest.mark.parametrize("value", [object(), Point(1, 2), MyInt(1), print, int, [1, {"a": object()}], np.array([object()]), iter([]), ValueError()])
+@pytest.mark.parametrize(
+    "value", [object(), Point(1, 2), MyInt(1), print, int, [1, {"a": object()}], np.array([object()]), iter([]), ValueError()]
+)
 def test_unknown_types_are_refused(value: Any) -> None:
     with pytest.raises(NotPlainError):
         encode(value, 1000)
@@ -118,10 +125,8 @@ def test_what_encode_cannot_have_written_is_refused(text: str) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["$int", "ff", "$set"]),
                     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["$int", "$set", "$ndarray", "$np", "$dict", "$sympy", "$range", "$fraction", "$datetime", "a"]), inner, max_size=2)))  # fmt: skip
 def test_forged_json_never_raises_anything_else(value: Any) -> None:
-    try:
+    with contextlib.suppress(InvalidEncodingError):
         decode(json.dumps(value))
-    except InvalidEncodingError:
-        pass
 
 
 @pytest.mark.parametrize(

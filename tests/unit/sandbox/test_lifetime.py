@@ -151,7 +151,14 @@ def test_no_orphan_even_if_the_control_socket_lives_on() -> None:
 
 
 def test_descriptors_and_children_stay_constant() -> None:
-    hostile = ["import os\nos._exit(3)", "1/0", "import os\nos.closerange(0, 99)", "output = 1", "print('x' * 10**6)", "x = bytearray(1 << 40)"]
+    hostile = [
+        "import os\nos._exit(3)",
+        "1/0",
+        "import os\nos.closerange(0, 99)",
+        "output = 1",
+        "print('x' * 10**6)",
+        "x = bytearray(1 << 40)",
+    ]
     with Sandbox() as box:
         box.run_many(hostile)
         descriptors, family = len(os.listdir("/proc/self/fd")), descendants(os.getpid())

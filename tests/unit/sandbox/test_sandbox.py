@@ -214,6 +214,12 @@ def cli(*arguments: str, text: bytes = b"") -> "subprocess.CompletedProcess[byte
     return subprocess.run([sys.executable, "-m", "caco_ray.sandbox", *arguments], input=text, capture_output=True, cwd=ROOT, timeout=100)
 
 
+def test_a_seed_out_of_range_is_refused(box: Sandbox) -> None:
+    with pytest.raises(ValueError, match="must be from"):
+        box.run("output = 1", seed=2**63)
+    assert box.run("output = 1", seed=2**63 - 1).output == 1
+
+
 def test_command_line(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text("input = {'x': (1, 2)}\noutput = sum(input['x'])")

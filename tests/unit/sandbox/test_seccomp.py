@@ -4,10 +4,10 @@ import ctypes
 import ctypes.util
 
 import pytest
+from unit.sandbox.bpf import simulate
 
 from caco_ray.sandbox.guest.seccomp import ALLOW, ERRNO, KILL, TRAP, assemble
 from caco_ray.sandbox.guest.syscalls import AUDIT_ARCH, PATHS, PLAIN, TABLES
-from unit.sandbox.bpf import simulate
 
 MACHINES = ["x86_64", "aarch64"]
 EPERM, EACCES, ENOTTY, ENOSYS = ERRNO | 1, ERRNO | 13, ERRNO | 25, ERRNO | 38
@@ -22,7 +22,7 @@ def act(machine: str, name: str, *args: int, files: bool = True, trap: bool = Fa
 def test_every_number_is_decided_as_listed(machine: str, files: bool) -> None:
     program = assemble(machine, files=files)
     table = TABLES[machine]
-    plain = {table[name] for name in PLAIN + (PATHS if files else []) if name in table}
+    plain = {table[name] for name in PLAIN + (PATHS if files else ()) if name in table}
     checked = {table[n] for n in ("clone", "clone3", "openat2", "ioctl", "fcntl", "prctl", "prlimit64", "open", "openat") if n in table}
     for number in [*range(1024), 0x7FFFFFFF, 0xFFFFFFFF]:
         action = simulate(program, number, AUDIT_ARCH[machine])
