@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -41,11 +41,13 @@ class EventLoop:
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
 
-    def close(self) -> None:
-        """Cancel what is running and end the thread. A second call does nothing."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Cancel what is running, run `last`, and end the thread. A second call does nothing."""
         self.cancel_all()
         if not self._thread.is_alive():
             return
+        if last is not None:
+            asyncio.run_coroutine_threadsafe(last(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

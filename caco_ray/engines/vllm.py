@@ -6,27 +6,23 @@ does not use offset"): the engine is seeded, and samples vary with the order in 
 rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
 """
 
-import asyncio
 import difflib
 import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from caco_ray.config import SamplingConfig, VllmModel
-from caco_ray.engines.base import Completion, EngineStats, Messages, Prompt, check_call, failed, malformed, too_long
+from caco_ray.engines.base import Completion, EngineStats, Messages, Prompt, check_call, failed, malformed, sample_seed, too_long
 from caco_ray.engines.event_loop import EventLoop, run_all
 from caco_ray.engines.model_folder import check_model, model_id
+from caco_ray.engines.traffic import Traffic
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.errors import ConfigError, EngineError, ModelError
 
-_MAX_SEED = 0x7FFFFFFF
-_SEED_STEP = 0x9E3779B1  # of the samples of one prompt: far apart, so that neighbouring seeds share none
 _MAX_MESSAGE = 400
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt): ")  # the last line of a traceback
 
@@ -45,8 +41,7 @@ class VllmEngine:
         self._log = Path(tempfile.mkdtemp(prefix="caco_ray-vllm-"))
         self._loop = EventLoop("vllm")
         self._numbers = itertools.count()
-        self._stats = EngineStats()
-        self._slots = asyncio.Semaphore(2 * model.max_num_seqs)  # requests inside vLLM: enough to keep its batch full
+        self._traffic = Traffic(2 * model.max_num_seqs)  # requests inside vLLM: enough to keep its batch full
         self._llm: Any = self._load(str(folder), seed)
         self._tokenizer = self._llm.get_tokenizer()
         self._special = set(self._tokenizer.all_special_tokens)
@@ -73,7 +68,7 @@ class VllmEngine:
         return self._loop.run(run_all(work))
 
     def stats(self) -> EngineStats:
-        return self._stats
+        return self._traffic.stats
 
     def close(self) -> None:
         """End vLLM's processes. A process of ours that is killed instead takes them with it within seconds: they watch their parent."""
@@ -137,7 +132,7 @@ class VllmEngine:
         if len(token_ids) >= self._model.max_model_len:
             return too_long(n, len(token_ids))
         samples = await run_all([self._sample(token_ids, self._seeded(params, seed, index)) for index in range(n)])
-        self._count(prompt_tokens=len(token_ids), tokens=sum(sample.n_tokens for sample in samples))
+        self._traffic.add(prompt_tokens=len(token_ids), tokens=sum(sample.n_tokens for sample in samples))
         return samples
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
@@ -154,7 +149,7 @@ class VllmEngine:
         """Parameters of the `index`-th sample of a prompt."""
         own = params.clone()
         if seed is not None and self._model.gpus:
-            own.seed = (seed + index * _SEED_STEP) & _MAX_SEED
+            own.seed = sample_seed(seed, index)
         return own
 
     async def _sample(self, token_ids: list[int], params: Any) -> Completion:
@@ -162,7 +157,7 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        async with self._slot():
+        async with self._traffic.slot():
             try:
                 async for output in self._llm.generate(tokens_input(token_ids), params, f"{next(self._numbers)}"):
                     reply = output.outputs[0]
@@ -172,25 +167,6 @@ class VllmEngine:
             except (VLLMClientError, EngineGenerateError) as error:
                 (failure,) = failed(" ".join(str(error.__cause__ or error).split())[:_MAX_MESSAGE], 1, len(token_ids))
                 return failure
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the places inside vLLM."""
-        self._count(waiting=1)
-        try:
-            await self._slots.acquire()
-        finally:
-            self._count(waiting=-1)
-        self._count(running=1)
-        try:
-            yield
-        finally:
-            self._count(running=-1)
-            self._slots.release()
-
-    def _count(self, **changes: int) -> None:
-        """Only the event loop's thread calls this."""
-        self._stats = replace(self._stats, **{name: getattr(self._stats, name) + change for name, change in changes.items()})
 
 
 async def _start(arguments: dict[str, Any]) -> Any:

@@ -1,0 +1,147 @@
+"""Any OpenAI-compatible endpoint: chat completions for messages, completions for raw text and token ids.
+
+Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 429, 5xx and broken
+connections, with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is
+the row's "error"; an endpoint that refuses connections, the key or the model, or fails many requests in a row, is an `EngineError`
+or `ModelError`. Seeds are sent along; what they are worth is the server's affair. A server that counts `max_tokens` towards its
+context may call a prompt too long that would fit with fewer.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import openai
+
+from caco_ray.config import OpenAiModel, SamplingConfig
+from caco_ray.engines.base import Completion, EngineStats, Prompt, check_call, failed, malformed, sample_seed, too_long
+from caco_ray.engines.event_loop import EventLoop, run_all
+from caco_ray.engines.traffic import Traffic
+from caco_ray.errors import ConfigError, EngineError, ModelError
+
+_NO_KEY = "none"  # what servers without accounts are sent
+_MIN_FAILURES = 8  # in a row, before the endpoint is taken to be down
+_MAX_MESSAGE = 300
+_CONTEXT_CODE = "context_length_exceeded"
+_CONTEXT_ERRORS = ("maximum context length", "max_model_len", "context window", "maximum model length")
+_ADVICE = {401: "refuses the key", 403: "refuses access", 404: "does not know this model or path"}
+
+
+class OpenAiEngine:
+    def __init__(self, model: OpenAiModel) -> None:
+        """Nothing is sent yet.
+
+        Raises:
+            ConfigError: `base_url` is not a URL.
+        """
+        url = urlparse(model.base_url)
+        if url.scheme not in ("http", "https") or not url.netloc:
+            raise ConfigError(f"base_url={model.base_url}: give a URL such as http://HOST:8000/v1")
+        self._model = model
+        self._id = f"{model.model}@{url.hostname}"
+        self._key = os.environ.get(model.api_key_env, "").strip()
+        self._failures = 0
+        self._loop = EventLoop("openai")
+        self._client = openai.AsyncOpenAI(
+            base_url=model.base_url, api_key=self._key or _NO_KEY, timeout=model.timeout_s, max_retries=model.max_retries
+        )
+        self._traffic = Traffic(model.max_concurrency)
+
+    @property
+    def model_id(self) -> str:
+        return self._id
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`.
+
+        Raises:
+            ModelError: the endpoint refuses the key or does not know the model.
+            EngineError: the endpoint cannot be reached, fails again and again, or the engine is closed.
+        """
+        check_call(prompts, n, seeds)
+        options = _options(sampling)
+        work = [self._serve(prompt, options, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]
+        return self._loop.run(run_all(work))
+
+    def stats(self) -> EngineStats:
+        return self._traffic.stats
+
+    def close(self) -> None:
+        self._loop.close(last=self._client.close)
+
+    async def _serve(self, prompt: Prompt, options: dict[str, Any], n: int, seed: int | None) -> list[Completion]:
+        problem = malformed(prompt)
+        if problem:
+            return failed(problem, n)
+        seeded = [options if seed is None else {**options, "seed": sample_seed(seed, index)} for index in range(n)]
+        return await run_all([self._sample(prompt, own) for own in seeded])
+
+    async def _sample(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
+        async with self._traffic.slot():
+            try:
+                async with asyncio.timeout(self._model.timeout_s * (1 + self._model.max_retries)):
+                    completion = _completion(await self._ask(prompt, options))
+            except (openai.APIError, ValueError, TimeoutError) as error:
+                return self._failed(error)
+        self._failures = 0
+        self._traffic.add(prompt_tokens=completion.n_prompt_tokens, tokens=completion.n_tokens)
+        return completion
+
+    async def _ask(self, prompt: Prompt, options: dict[str, Any]) -> Any:
+        if isinstance(prompt, list) and isinstance(prompt[0], dict):
+            return await self._client.chat.completions.create(model=self._model.model, messages=prompt, **options)  # type: ignore[arg-type]
+        return await self._client.completions.create(model=self._model.model, prompt=prompt, **options)
+
+    def _failed(self, error: Exception) -> Completion:
+        """The row's completion, or an exception where the endpoint as a whole is at fault."""
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        message = self._one_line(error)
+        code = error.code if isinstance(error, openai.APIError) else None
+        if status in (400, 413, 422) and (code == _CONTEXT_CODE or any(sign in message.lower() for sign in _CONTEXT_ERRORS)):
+            return too_long(1, 0)[0]
+        where = f"{self._model.model} at {self._model.base_url}"
+        if status in _ADVICE:
+            key = f"; ${self._model.api_key_env} is {'set' if self._key else 'not set'}" if status != 404 else ""
+            raise ModelError(f"{where}: the endpoint {_ADVICE[status]} ({message}){key}") from None
+        if type(error.__cause__).__name__ == "ConnectError":  # of httpx or httpx2, whichever the client library brings
+            raise EngineError(f"{where}: cannot be reached ({error.__cause__})") from None
+        self._failures += 0 if status in (400, 413, 422) else 1  # what is wrong with one request says nothing about the next
+        if self._failures >= max(_MIN_FAILURES, self._model.max_concurrency):
+            raise EngineError(f"{where}: {self._failures} requests failed in a row, the last with: {message}") from None
+        return failed(message, 1)[0]
+
+    def _one_line(self, error: BaseException) -> str:
+        """Without the key, should a server repeat it."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        return (text.replace(self._key, "***") if self._key else text)[:_MAX_MESSAGE]
+
+
+def _options(sampling: SamplingConfig) -> dict[str, Any]:
+    """Request fields. What is not in OpenAI's own API is sent only where it is set; vLLM, SGLang and others know it."""
+    extra = {"top_k": sampling.top_k, "min_p": sampling.min_p, "min_tokens": sampling.min_tokens}
+    options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
+    if sampling.stop:
+        options["stop"] = list(sampling.stop)
+    set_extra = {name: value for name, value in extra.items() if value}
+    return {**options, "extra_body": set_extra} if set_extra else options
+
+
+def _completion(reply: Any) -> Completion:
+    """Raises ValueError where the reply is not what the API promises: the client library does not check it."""
+    choices = getattr(reply, "choices", None)
+    if not isinstance(choices, list) or len(choices) != 1:
+        raise ValueError(f"the endpoint's reply is not a completion: {str(reply)[:100]!r}")
+    (choice,) = choices
+    message = getattr(choice, "message", None)
+    text = getattr(message, "content", None) or "" if message is not None else getattr(choice, "text", None)
+    usage = getattr(reply, "usage", None)
+    asked, written = getattr(usage, "prompt_tokens", None) or 0, getattr(usage, "completion_tokens", None) or 0
+    if not isinstance(text, str) or not isinstance(asked, int) or not isinstance(written, int):
+        raise ValueError(f"the endpoint's reply is not a completion: {str(reply)[:100]!r}")
+    if choice.finish_reason in ("stop", "length"):
+        return Completion(text, choice.finish_reason, asked, written)
+    return Completion("", "error", asked, written, f"the endpoint ended the request: {choice.finish_reason}")

@@ -1,0 +1,134 @@
+"""A folder that cannot be served is refused in one line, before anything is loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from caco_ray.config import VllmModel
+from caco_ray.engines.model_folder import check_model, context_limit, model_id
+from caco_ray.errors import ConfigError, ModelError
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512, "num_attention_heads": 8, "hidden_size": 512}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that passes, as far as can be told without loading it."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 4000)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return tmp_path
+
+
+def check(folder: Path, **changes: object) -> Path:
+    model = VllmModel.model_validate({"path": str(folder), "max_model_len": 256, **changes})
+    return check_model(model, str(folder))
+
+
+def test_takes_a_complete_folder(folder: Path) -> None:
+    assert check(folder) == folder
+
+
+def test_the_embedded_model_passes(smollm2: Path) -> None:
+    assert check(smollm2, max_model_len=8192) == smollm2
+
+
+def _remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def _write(name: str, text: str):
+    return lambda folder: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_remove("config.json"), "no config.json"),
+        (_write("config.json", "{"), "config.json: not valid JSON"),
+        (_write("config.json", "{}"), "names no architecture"),
+        (_write("config.json", "[]"), "not a JSON object"),
+        (_remove("model.safetensors"), "no weights"),
+        (_write("model.safetensors", ""), "model.safetensors is empty"),
+        (_remove("tokenizer.json"), "no tokenizer"),
+        (_remove("tokenizer_config.json"), "no chat template"),
+        (_write("model.safetensors.index.json", '{"weight_map": {"a": "x-1.safetensors"}}'), "1 of 1 weight files are missing"),
+        (_write("config.json", json.dumps({**CONFIG, "hidden_size": 128})), "attention heads of size 16 cannot run on CPU"),
+    ],
+)
+def test_names_what_is_wrong_with_a_folder(folder: Path, damage, said: str) -> None:
+    damage(folder)
+    with pytest.raises(ModelError, match=said) as caught:
+        check(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_trained_model_needs_no_chat_template(folder: Path) -> None:
+    (folder / "tokenizer_config.json").unlink()
+    assert check(folder, prompts="trained") == folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_model_len": 513}, "max_model_len=513: .* has a context of 512"),
+        ({"tensor_parallel": 3}, "tensor_parallel=3: .* has 8 attention heads"),
+        ({"gpus": 1, "tensor_parallel": 2}, "gpus=1: .* is 2"),
+    ],
+)
+def test_names_what_the_model_cannot_do(folder: Path, changes: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check(folder, **changes)
+
+
+def test_a_path_that_is_no_folder(folder: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        check(folder / "nowhere")
+    with pytest.raises(ModelError, match="this is a file"):
+        check(folder / "config.json")
+    with pytest.raises(ModelError, match=r"not in the Hugging Face cache: run `hf download nobody/nothing`"):
+        check_model(VllmModel(path="nobody/nothing"), "nobody/nothing")
+
+
+def test_a_lora_adapter_is_called_one(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    with pytest.raises(ModelError, match="LoRA adapter"):
+        check(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"text_config": {"max_position_embeddings": 4096}}, 4096),
+        (
+            {
+                "max_position_embeddings": 32768,
+                "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+        ({"max_position_embeddings": 1024, "rope_parameters": {"rope_type": "default", "rope_theta": 1}}, 1024),
+        ({"max_position_embeddings": 1024, "rope_scaling": {"type": "linear", "factor": 2}}, 2048),
+        ({}, None),
+    ],
+)
+def test_context_of_a_model(config: dict, limit: int | None) -> None:
+    assert context_limit(config) == limit
+
+
+def test_the_id_follows_the_weights_not_the_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = tmp_path_factory.mktemp("copy")
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    run_model = VllmModel(path="run:codegen")
+    first = model_id(run_model, str(folder))
+    assert first.startswith("run:codegen@") and model_id(run_model, str(copy)) == first
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[:] = bytes(byte ^ 1 for byte in weights)
+    (copy / "model.safetensors").write_bytes(weights)
+    assert model_id(run_model, str(copy)) != first
+    assert model_id(VllmModel(path=str(folder)), str(folder)) == first.replace("run:codegen", folder.name)

@@ -1,0 +1,156 @@
+"""How the client of an endpoint behaves when the endpoint does not. The server is a real one, on this machine."""
+
+import json
+import logging
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from caco_ray.config import OpenAiModel, SamplingConfig
+from caco_ray.engines import build_engine
+from caco_ray.engines.base import Completion
+from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
+
+WARM = SamplingConfig(temperature=0.9, max_tokens=20)
+PROMPT = "Once upon a time"
+FAST = {"retry-after-ms": "5"}  # the client waits as long as the server asks for
+TOO_MANY = (429, FAST, '{"error": {"message": "slow down"}}')
+BROKEN = (500, FAST, '{"error": {"message": "the server caught fire"}}')
+HALF = (200, {"Content-Length": "4000"}, '{"id": "1", "choices": [{"text": "and th')
+
+
+def ask(url: str, prompts: list[str], **changes: object) -> list[Completion]:
+    model = OpenAiModel.model_validate({"base_url": url, "model": "fake", "max_retries": 2, "timeout_s": 30, **changes})
+    engine = build_engine(model, path=None, seed=0)
+    try:
+        return [reply[0] for reply in engine.generate(prompts, WARM, seeds=range(len(prompts)))]
+    finally:
+        engine.close()
+
+
+def test_sends_what_was_configured(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    model = OpenAiModel(base_url=endpoint.url, model="fake", api_key_env="MY_KEY")
+    engine = build_engine(model, path=None, seed=0)
+    sampling = SamplingConfig(temperature=0.5, top_p=0.8, top_k=20, min_p=0.1, max_tokens=9, min_tokens=2, stop=("END",))
+    engine.generate([PROMPT, [{"role": "user", "content": "hi"}]], sampling, seeds=[3, 4])
+    engine.close()
+    by_kind = {"chat" if "messages" in request else "text": request for request in endpoint.requests}
+    expected = {
+        "model": "fake",
+        "temperature": 0.5,
+        "top_p": 0.8,
+        "top_k": 20,
+        "min_p": 0.1,
+        "max_tokens": 9,
+        "min_tokens": 2,
+        "stop": ["END"],
+    }
+    assert by_kind["text"] == {**expected, "prompt": PROMPT, "seed": 3}
+    assert by_kind["chat"] == {**expected, "messages": [{"role": "user", "content": "hi"}], "seed": 4}
+    assert {headers["authorization"] for headers in endpoint.headers} == {"Bearer sk-secret"}
+
+
+@pytest.mark.parametrize("trouble", [TOO_MANY, BROKEN, HALF], ids=["429", "500", "half"])
+def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> None:
+    endpoint.script.extend([trouble, trouble])
+    (completion,) = ask(endpoint.url, [PROMPT])
+    assert completion.text and completion.error is None
+    assert len(endpoint.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (BROKEN, "caught fire"),
+        (TOO_MANY, "slow down"),
+        (HALF, "onnection error"),
+        ((200, {}, "{not json"), ""),
+        ((200, {"Content-Type": "text/html"}, "<html>welcome</html>"), "not a completion"),
+        ((200, {}, '{"choices": []}'), "not a completion"),
+        ((200, {}, '{"choices": [{"finish_reason": "stop", "text": 7}]}'), "not a completion"),
+        ((200, {}, '{"choices": [{"finish_reason": "content_filter", "text": "x"}]}'), "content_filter"),
+        ((400, {}, '{"error": {"message": "temperature is out of range"}}'), "out of range"),
+    ],
+    ids=["500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused"],
+)
+def test_lasting_trouble_is_an_error_of_the_row(endpoint: Any, trouble: tuple, said: str) -> None:
+    is_repeated = trouble in (BROKEN, TOO_MANY, HALF)
+    endpoint.script.extend([trouble] * (3 if is_repeated else 1))
+    failed, served = ask(endpoint.url, [PROMPT, PROMPT], max_concurrency=1)
+    assert failed.finish_reason == "error" and failed.text == ""
+    assert failed.error and said in failed.error and "\n" not in failed.error
+    assert served.text and served.error is None
+
+
+def test_a_context_error_is_a_prompt_that_is_too_long(endpoint: Any) -> None:
+    endpoint.script.append((400, {}, json.dumps({"error": {"message": "too big", "code": "context_length_exceeded"}})))
+    long, short = ask(endpoint.url, [PROMPT, PROMPT], max_concurrency=1)
+    assert (long.finish_reason, long.error) == ("prompt_too_long", None)
+    assert short.text
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_key_or_model_ends_the_stage_without_naming_the_key(
+    endpoint: Any, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-17")
+    endpoint.always = (status, {}, json.dumps({"error": {"message": "no such thing for sk-secret-17"}}))
+    with caplog.at_level(logging.DEBUG), pytest.raises(ModelError) as caught:
+        ask(endpoint.url, [PROMPT])
+    assert "fake at http" in str(caught.value)
+    assert "sk-secret-17" not in str(caught.value) + caplog.text
+    assert len(endpoint.requests) == 1
+
+
+def test_an_endpoint_that_is_not_there_is_named() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(EngineError, match=f"127.0.0.1:{port}.*cannot be reached"):
+        ask(f"http://127.0.0.1:{port}/v1", [PROMPT], max_retries=0)
+
+
+def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
+    endpoint.always = BROKEN
+    with pytest.raises(EngineError, match="8 requests failed in a row.*caught fire") as caught:
+        ask(endpoint.url, [PROMPT] * 50, max_retries=0, max_concurrency=4)
+    assert isinstance(caught.value, CacoError)
+    assert len(endpoint.requests) < 20
+
+
+def test_a_silent_endpoint_is_given_up(endpoint: Any) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        (completion,) = ask(url, [PROMPT], timeout_s=0.2, max_retries=0)
+    assert completion.finish_reason == "error" and "time" in (completion.error or "").lower()
+
+
+def test_keeps_to_its_concurrency(endpoint: Any) -> None:
+    lock, inside, most = threading.Lock(), 0, 0
+    serve = endpoint.answer
+
+    def counted(request: dict) -> tuple:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        threading.Event().wait(0.02)
+        try:
+            return serve(request)
+        finally:
+            with lock:
+                inside -= 1
+
+    endpoint.answer = counted
+    assert len(ask(endpoint.url, [PROMPT] * 30, max_concurrency=3)) == 30
+    assert most == 3
+
+
+def test_refuses_a_base_url_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="base_url=localhost"):
+        ask("localhost:8000", [PROMPT])

@@ -1,0 +1,182 @@
+"""What is vLLM's own: its processes, its arguments, its failures, and `vllm serve` behind the endpoint engine."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from caco_ray.config import OpenAiModel, SamplingConfig, VllmModel
+from caco_ray.engines import Engine, build_engine
+from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
+from caco_ray.errors import ConfigError, ModelError
+
+SmallVllm = Callable[..., VllmModel]
+GREEDY = SamplingConfig(temperature=0, max_tokens=8)
+DEADLINE_S = 120
+
+
+def test_a_stop_string_that_is_a_special_token_stops_too(vllm_engine: Engine) -> None:
+    params = vllm_engine._params(SamplingConfig(temperature=0, stop=("<|im_end|>", "END")))  # type: ignore[attr-defined]
+    assert (params.stop, params.stop_token_ids) == (["END"], [2])
+
+
+def test_refuses_arguments_that_vllm_does_not_know(smollm2: Path, small_vllm: SmallVllm) -> None:
+    with pytest.raises(ConfigError, match="vllm_args.enforce_eagr: .* did you mean enforce_eager"):
+        build_engine(small_vllm(vllm_args={"enforce_eagr": True}), path=str(smollm2), seed=0)
+    with pytest.raises(ConfigError, match="vllm_args.max_model_len: set by the model's own keys"):
+        build_engine(small_vllm(vllm_args={"max_model_len": 7}), path=str(smollm2), seed=0)
+
+
+def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> None:
+    folder = shutil.copytree(smollm2, tmp_path / "broken")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ModelError, match=r"broken: vLLM cannot load it: .*[Ss]afetensor") as caught:
+        build_engine(small_vllm(), path=str(folder), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_follow_the_configuration(small_vllm: SmallVllm) -> None:
+    cpu = engine_arguments(small_vllm(kv_cache_gb=2), "/models/m", seed=5)
+    assert (cpu["kv_cache_memory_bytes"], cpu["seed"], cpu["max_model_len"]) == (2 << 30, 5, 256)
+    assert "distributed_executor_backend" not in cpu
+    gpu = engine_arguments(small_vllm(gpus=4, tensor_parallel=4, vllm_args={"enable_prefix_caching": False}), "/models/m", seed=5)
+    assert (gpu["gpu_memory_utilization"], gpu["distributed_executor_backend"]) == (0.9, "mp")
+    assert gpu["enable_prefix_caching"] is False and "kv_cache_memory_bytes" not in gpu
+
+
+def test_threads_are_those_that_the_process_may_use(small_vllm: SmallVllm, tmp_path: Path) -> None:
+    mine = len(os.sched_getaffinity(0))
+    assert environment(small_vllm(cpu_threads="all"), tmp_path)["OMP_NUM_THREADS"] == str(mine)
+    assert environment(small_vllm(cpu_threads=1), tmp_path)["OMP_NUM_THREADS"] == "1"
+    assert environment(small_vllm(cpu_threads=1000), tmp_path)["OMP_NUM_THREADS"] == str(mine)
+    assert "OMP_NUM_THREADS" not in environment(small_vllm(gpus=1), tmp_path)
+
+
+def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACO_A", "1")
+    monkeypatch.delenv("CACO_B", raising=False)
+    with environ({"CACO_A": "2", "CACO_B": "3"}):
+        assert (os.environ["CACO_A"], os.environ["CACO_B"]) == ("2", "3")
+    assert os.environ["CACO_A"] == "1" and "CACO_B" not in os.environ
+
+
+# A process of its own with an engine. It reports vLLM's processes, kills the engine core under a running call, and closes; on "stay" it
+# waits with a working engine instead.
+OWNER = """
+import json, multiprocessing, os, signal, sys, threading, time
+from caco_ray.config import SamplingConfig, VllmModel
+from caco_ray.engines import build_engine
+from caco_ray.errors import EngineError
+
+if __name__ == "__main__":
+    path, what = sys.argv[1:]
+    model = VllmModel(path="embedded", max_model_len=256, max_num_seqs=8, enforce_eager=True)
+    engine = build_engine(model, path=path, seed=0)
+    cores = [child.pid for child in multiprocessing.active_children()]
+    print(json.dumps({"cores": cores}), flush=True)
+    if what == "stay":
+        time.sleep(600)
+    threading.Timer(0.5, os.kill, (cores[0], signal.SIGKILL)).start()
+    try:
+        engine.generate(["Once upon a time"] * 64, SamplingConfig(temperature=1, max_tokens=200, min_tokens=200))
+        said = None
+    except EngineError as error:
+        said = str(error)
+    engine.close()
+    print(json.dumps({"said": said, "left": [child.pid for child in multiprocessing.active_children()]}), flush=True)
+"""
+
+
+def _owner(path: Path, what: str, tmp_path: Path) -> subprocess.Popen[str]:
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    root = Path(__file__).resolve().parents[3]
+    return subprocess.Popen(
+        [sys.executable, str(script), str(path), what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_dead_engine_is_an_engine_error_and_closes_without_noise(smollm2: Path, tmp_path: Path) -> None:
+    owner = _owner(smollm2, "kill the core", tmp_path)
+    out, err = owner.communicate(timeout=DEADLINE_S)
+    first, last = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert owner.returncode == 0 and len(first["cores"]) == 1
+    assert last["said"].startswith("embedded: vLLM died") and last["left"] == []
+    assert "EngineDeadError" not in err and "Traceback" not in err and "leaked" not in err
+    assert not [line for line in (out + err).splitlines() if "INFO" in line or "ERROR" in line]
+
+
+def test_vllm_dies_with_a_killed_owner(smollm2: Path, tmp_path: Path) -> None:
+    owner = _owner(smollm2, "stay", tmp_path)
+    assert owner.stdout is not None
+    (core,) = json.loads(next(line for line in owner.stdout if line.startswith("{")))["cores"]
+    assert _is_alive(core)
+    owner.kill()
+    owner.communicate()
+    deadline = time.monotonic() + DEADLINE_S
+    while _is_alive(core) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(core)
+
+
+@pytest.fixture
+def vllm_server(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> Iterator[str]:
+    """`vllm serve` of the embedded model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(smollm2), "--served-model-name", "smollm2"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256", "--max-num-seqs", "8", "--enforce-eager"]
+    command += ["--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--disable-uvicorn-access-log"]
+    log = (tmp_path / "serve.log").open("w")
+    server = subprocess.Popen(
+        command, stdout=log, stderr=log, env={**os.environ, **environment(small_vllm(), tmp_path)}, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "serve.log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        log.close()
+
+
+def test_the_endpoint_engine_speaks_to_a_real_server(vllm_server: str, vllm_engine: Engine) -> None:
+    engine = build_engine(OpenAiModel(base_url=vllm_server, model="smollm2", max_retries=1), path=None, seed=0)
+    prompts = ["The capital of France is", [{"role": "user", "content": "What is 2+2?"}], [1, 2, 3], "word " * 400]
+    remote, local = engine.generate(prompts, GREEDY, n=2), vllm_engine.generate(prompts, GREEDY, n=2)
+    assert [[reply.finish_reason for reply in row] for row in remote] == [[reply.finish_reason for reply in row] for row in local]
+    assert [row[0].n_prompt_tokens for row in remote[:3]] == [row[0].n_prompt_tokens for row in local[:3]]
+    assert [row[0].n_tokens for row in remote] == [row[0].n_tokens for row in local]
+    assert "Paris" in remote[0][0].text and "Paris" in local[0][0].text
+    with pytest.raises(ModelError, match="does not know this model"):
+        build_engine(OpenAiModel(base_url=vllm_server, model="other"), path=None, seed=0).generate(["x"], GREEDY)
+    engine.close()
