@@ -18,6 +18,10 @@ class EventLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run to the end and return the result; any thread may call. Interrupting the caller cancels the work.
 

@@ -63,6 +63,8 @@ class OpenAiEngine:
             EngineError: the endpoint cannot be reached, fails again and again, or the engine is closed.
         """
         check_call(prompts, n, seeds)
+        if self._loop.closed:
+            raise EngineError("the engine is closed")
         options = _options(sampling)
         work = [self._serve(prompt, options, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]
         return self._loop.run(run_all(work))

@@ -61,7 +61,7 @@ class VllmEngine:
             EngineError: the engine died or is closed.
         """
         check_call(prompts, n, seeds)
-        if self._llm is None:
+        if self._loop.closed:
             raise EngineError("the engine is closed")
         params = self._params(sampling)
         work = [self._serve(prompt, params, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]

@@ -142,11 +142,12 @@ def test_vllm_dies_with_a_killed_owner(smollm2: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def vllm_server(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> Iterator[str]:
-    """`vllm serve` of the embedded model."""
+    """vLLM's own server with the embedded model: what `vllm serve` starts. (That command itself looks for a package named vllm, which
+    the CPU wheel is not.)"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(smollm2), "--served-model-name", "smollm2"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2), "--served-model-name", "smollm2"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256", "--max-num-seqs", "8", "--enforce-eager"]
     command += ["--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--disable-uvicorn-access-log"]
     log = (tmp_path / "serve.log").open("w")
@@ -164,7 +165,7 @@ def vllm_server(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> Iterato
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        server.terminate()
         server.wait()
         log.close()
 
