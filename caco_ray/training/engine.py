@@ -35,6 +35,7 @@ def prepare_process(device: str, cpus: int) -> None:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled at first use (25 s); gloo does its work
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)  # else ZeRO-3 loads for a world of one (DeepSpeed#3341)
 
 
 def _keep_freed_memory() -> None:

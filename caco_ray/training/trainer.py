@@ -30,6 +30,7 @@ from caco_ray.training.types import Examples, Rows, Step, TokenStats, TrainLoopC
 _RESULT_FILE = "result.json"
 _WORK_FOLDER = "work"
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
+_SPARE_MB = 100  # for the tokens and everything small
 _STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
 
 
@@ -166,7 +167,7 @@ def _fingerprint(config: TrainLoopConfig, tokens: Path) -> str:
 
 def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
     copies = 1.0 + (_STATE_BYTES * (KEEP + 1) if training.checkpoint_every_steps else 0)
-    needed_mb, free_mb = int(copies * 1.1 * weight_bytes(base)) >> 20, shutil.disk_usage(output_dir).free >> 20
+    needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
     if free_mb < needed_mb:
         what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"
         raise StorageError(f"{output_dir}: {free_mb:,} MB free, {what} need {needed_mb:,} MB: make room or choose another run.dir")

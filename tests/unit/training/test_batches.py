@@ -1,3 +1,4 @@
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_shares_of_all_ranks_and_passes_make_the_step() -> None:
     examples = np.arange(13)
     shares = [share for rank in range(2) for share in micro_batches(examples, 4, 2, rank)]
     assert len(shares) == 8
-    assert sorted(sum(shares, [])) == examples.tolist()
+    assert sorted(chain.from_iterable(shares)) == examples.tolist()
     assert max(map(len, shares)) == 2
 
 
@@ -41,7 +42,7 @@ def test_positions_point_at_the_token_before_each_learned_one(tokens: Path) -> N
     batch = make_batch(file, [0, 5, 3], "cpu")
     flat = batch.input_ids.reshape(-1)
     assert (flat[batch.positions + 1] == batch.targets).all()
-    assert batch.targets.tolist() == sum((file[index][0][file[index][1]].tolist() for index in (0, 5, 3)), [])
+    assert batch.targets.tolist() == [token for index in (0, 5, 3) for token in file[index][0][file[index][1]].tolist()]
     assert batch.tokens == sum(len(file[index][0]) for index in (0, 5, 3))
 
 

@@ -1,0 +1,94 @@
+"""`train_model` on a real local Ray."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+from caco_ray.errors import ModelError, StorageError, UserError
+from caco_ray.training.progress import read_progress
+from caco_ray.training.trainer import train_model
+from caco_ray.training.types import Step
+from tests.unit.training.conftest import examples, make_rows, settings
+
+ROOT = Path(__file__).parents[3]
+DRIVER = """
+import sys
+from pathlib import Path
+import ray
+from caco_ray.training.trainer import train_model
+from tests.unit.training.conftest import examples, make_rows, settings
+if __name__ == "__main__":
+    base, output = map(Path, sys.argv[1:])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    training = settings(epochs=10, checkpoint_every_steps=5)
+    print(train_model(training, base=str(base), rows=make_rows, examples=examples, output_dir=output))
+"""
+
+
+@pytest.fixture
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    yield
+    ray.shutdown()
+
+
+def test_two_workers_train_and_errors_of_the_data_come_out_as_one_line(local_ray: None, base: Path, tmp_path: Path) -> None:
+    seen: list[Step] = []
+    train = partial(train_model, base=str(base), rows=make_rows, examples=examples)
+    result = train(settings(workers=2, zero_stage=3, max_length=40), output_dir=tmp_path / "good", on_step=seen.append)
+    assert [step.step for step in seen] == list(range(1, result.steps + 1))
+    assert seen == read_progress(tmp_path / "good")
+    assert result.examples + result.skipped_too_long == 48 and result.skipped_too_long > 0
+    assert result.tokens == seen[-1].tokens > result.learned_tokens > 0
+    assert result.final_loss == pytest.approx(seen[-1].loss)
+    assert sorted(path.name for path in (tmp_path / "good").iterdir()) == ["model", "progress.jsonl", "result.json", "skipped.jsonl"]
+    with pytest.raises(UserError, match=r"^training diverged at step \d+.*rows of the step: row-"):
+        train(settings(learning_rate=1e30, warmup_fraction=0), output_dir=tmp_path / "bad")
+    assert not (tmp_path / "bad" / "model").exists()
+
+
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
+    command = [sys.executable, "-c", DRIVER, str(base), str(tmp_path / "out")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    driver = subprocess.Popen(command, **quiet)
+    deadline = time.monotonic() + 120
+    while len(read_progress(tmp_path / "out")) < 12:
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # the orphaned workers notice
+    before = read_progress(tmp_path / "out")
+    assert 12 <= len(before) < 60
+    subprocess.run(command, check=True, timeout=200, **quiet)
+    after = read_progress(tmp_path / "out")
+    assert [step.step for step in after] == list(range(1, 61))
+    assert after[:5] == before[:5]  # not trained again
+    assert not (tmp_path / "out" / "work").exists()
+
+
+@pytest.mark.parametrize(("missing", "message"), [("config.json", "no config.json"), ("model.safetensors", "no weights"), ("tokenizer.json", "tokenizer")])
+def test_a_folder_that_is_no_model_is_one_clear_line(missing: str, message: str, base: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    (broken / missing).unlink()
+    with pytest.raises(ModelError, match=message):
+        train_model(settings(), base=str(broken), rows=make_rows, examples=examples, output_dir=tmp_path / "out")
+
+
+def test_a_disk_too_small_is_found_before_the_first_step(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"0 MB free, the model need 100 MB"):
+        train_model(settings(), base=str(base), rows=make_rows, examples=examples, output_dir=tmp_path / "out")
