@@ -13,6 +13,7 @@ Sets are written in the order of their encodings, so equal values have equal enc
 
 import json
 import math
+import re
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 64
+_MAX_JSON_DEPTH = 4 * MAX_DEPTH  # a tag adds up to three levels
+_STRINGS, _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"[\[\]{}]")
 _SAFE_INT = 1 << 63
 _MAX_EMPTY = 1024  # rows of an array without elements
 _LISTS: dict[type, str] = {tuple: "$tuple", range: "$range", deque: "$deque"}
@@ -264,6 +267,15 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def _check_nesting(text: str) -> None:
+    """A forged encoding nested deeper than any honest one would break whoever walks the value later."""
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _MAX_JSON_DEPTH:
+            raise InvalidEncodingError("nested too deep")
+
+
 def decode(text: str) -> Any:
     """The plain Python value of an encoding; numpy values become Python numbers and nested lists, sympy numbers int or Fraction, other
     sympy values `Symbolic`.
@@ -271,6 +283,7 @@ def decode(text: str) -> Any:
     Raises:
         InvalidEncodingError: the text is not an encoding.
     """
+    _check_nesting(text)
     try:
         return json.loads(text, object_pairs_hook=_tagged, parse_constant=_constant)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:

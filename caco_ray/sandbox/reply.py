@@ -52,13 +52,14 @@ def _check(reply: Any, output_bytes: int, stdout_bytes: int) -> None:
             raise ProtocolViolationError(f"bad field: {what}")
 
     demand(type(reply) is dict and set(reply) == _KEYS, "keys")
-    demand(reply["status"] in _CLAIMABLE, "status")
+    demand(type(reply["status"]) is str and reply["status"] in _CLAIMABLE, "status")
     demand(type(reply["mutated"]) is bool, "mutated")
     demand(reply["error"] is None or (type(reply["error"]) is str and len(reply["error"]) <= 600), "error")
     demand(type(reply["stdout"]) is str and len(reply["stdout"]) <= stdout_bytes, "stdout")
     for name in ("input", "output"):
         part = reply[name]
-        demand(type(part) is dict and set(part) == {"state", "value"} and part["state"] in VALUE_STATES, name)
+        demand(type(part) is dict and set(part) == {"state", "value"}, name)
+        demand(type(part["state"]) is str and part["state"] in VALUE_STATES, name)
         value = part["value"]
         demand((value is None) == (part["state"] == "absent"), name)
         demand(value is None or (type(value) is str and value.isascii() and len(value) <= output_bytes + 64), name)

@@ -65,15 +65,10 @@ class ExecutionResult:
 
 def text_of(value: object) -> str | None:
     """`str(value)` of a decoded value; sets are written in sorted order. None where it is over `MAX_TEXT` characters."""
-    if type(value) is str:
-        text = value.encode("utf-8", "replace").decode()
-    elif isinstance(value, Symbolic | Fraction | Decimal):
-        text = str(value)
-    else:
-        try:
-            text = _literal(value)
-        except ValueError:  # an int of over 4300 digits
-            return None
+    try:
+        text = value.encode("utf-8", "replace").decode() if type(value) is str else _literal(value)
+    except ValueError:  # an int of over 4300 digits
+        return None
     return text if len(text) <= MAX_TEXT else None
 
 

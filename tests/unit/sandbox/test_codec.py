@@ -114,7 +114,7 @@ def test_budget_is_kept(value: Any, budget: int) -> None:
     "text",
     ["", "nope", "NaN", "Infinity", "[1", '{"$call":["os.system"]}', '{"$int":5}', '{"$int":"xyz"}', '{"$set":[[]]}', '{"$dict":[[[],1]]}',
      '{"$int":"1","a":2}', '{"a":1,"a":2}', '{"$np":["int64",{"$set":[]}]}', '{"$fraction":[1,0]}', '{"$fraction":["1","2"]}', '{"$float":"1"}',
-     '{"$datetime":["eval","1"]}', '{"$ndarray":["x",[],[]]}', '{"$ndarray":["x",[1000000000,0],[]]}', '{"$ndarray":["x",[-1,-1],[1]]}', '{"$ndarray":["x",[2],[1]]}', '{"$sympy":[1,"x"]}', '{"$range":[1.5,2,3]}', '{"$complex":["1","2"]}', "[" * 5000,
+     '{"$datetime":["eval","1"]}', '{"$ndarray":["x",[],[]]}', '{"$ndarray":["x",[1000000000,0],[]]}', '{"$ndarray":["x",[-1,-1],[1]]}', '{"$ndarray":["x",[2],[1]]}', '{"$sympy":[1,"x"]}', '{"$range":[1.5,2,3]}', '{"$complex":["1","2"]}', "[" * 5000, "[" * 300 + "]" * 300, '{"$tuple":[' * 200 + "]}" * 200,
      '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$decimal":5}'],
 )  # fmt: skip
 def test_what_encode_cannot_have_written_is_refused(text: str) -> None:
@@ -141,4 +141,11 @@ def test_text_of_an_answer(value: Any, text: str | None) -> None:
 
 def test_numbers_too_long_for_text() -> None:
     value = decode(encode(10**5000, 1 << 20))
-    assert value == 10**5000 and text_of(value) is None and text_of([value]) is None
+    assert value == 10**5000 and text_of(value) is None and text_of([value]) is None and text_of(Fraction(1, value)) is None
+
+
+def test_deepest_honest_value_passes() -> None:
+    value: Any = 1
+    for i in range(42):
+        value = {(1, i): value} if i % 2 else (value,)
+    assert decode(encode(value, 10_000)) == value
