@@ -26,6 +26,7 @@ from typing import Any
 MAX_DEPTH = 64
 _MAX_JSON_DEPTH = 4 * MAX_DEPTH  # a tag adds up to three levels
 _STRINGS, _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"[\[\]{}]")
+_MAX_INT_BITS = 14284  # below 10**4300, the longest int that Python turns into text: a longer one could not even be printed
 _SAFE_INT = 1 << 63
 _MAX_EMPTY = 1024  # rows of an array without elements
 _LISTS: dict[type, str] = {tuple: "$tuple", range: "$range", deque: "$deque"}
@@ -87,7 +88,7 @@ class _Encoder:
     def integer(self, value: int) -> str:
         if -_SAFE_INT <= value < _SAFE_INT:
             return self.spend(int.__repr__(value))
-        if value.bit_length() > 4 * self.left:
+        if value.bit_length() > _MAX_INT_BITS:
             raise TooLargeError("larger than allowed")
         return self.tag("$int", self.spend(f'"{value:x}"'))
 
@@ -214,6 +215,12 @@ def _pairs(payload: Any) -> dict[Any, Any]:
     return dict(_expect(pair, list) for pair in _expect(payload, list))
 
 
+def _int(payload: Any) -> int:
+    if len(_expect(payload, str)) > _MAX_INT_BITS // 4 + 1:
+        raise InvalidEncodingError("int too long")
+    return int(payload, 16)
+
+
 def _datetime(payload: Any) -> Any:
     kind, text = payload
     if kind == "timedelta":
@@ -244,7 +251,7 @@ def _sympy(payload: Any) -> Any:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "$int": lambda p: int(_expect(p, str), 16),
+    "$int": _int,
     "$float": lambda p: {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[p],
     "$str": lambda p: bytes.fromhex(p).decode("utf-8", "surrogatepass"),
     "$bytes": lambda p: bytes.fromhex(p),

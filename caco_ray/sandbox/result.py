@@ -65,10 +65,7 @@ class ExecutionResult:
 
 def text_of(value: object) -> str | None:
     """`str(value)` of a decoded value; sets are written in sorted order. None where it is over `MAX_TEXT` characters."""
-    try:
-        text = value.encode("utf-8", "replace").decode() if type(value) is str else _literal(value)
-    except ValueError:  # an int of over 4300 digits
-        return None
+    text = value.encode("utf-8", "replace").decode() if type(value) is str else _literal(value)
     return text if len(text) <= MAX_TEXT else None
 
 

@@ -36,7 +36,7 @@ ATTACKS = [
     _forge("21_forge_extra_key", _HONEST.replace('"error": null', '"error": null, "level": "L3"'), ("protocol_violation",)),
     _forge("21_forge_unhashable_status", _HONEST.replace('"ok"', "[]"), ("protocol_violation",)),
     _forge("21_forge_unhashable_state", _HONEST.replace('"plain"', "{}"), ("protocol_violation",)),
-    _forge("21_forge_long_fraction", _HONEST.replace('"41"', json.dumps('{"$fraction":[{"$int":"' + "f" * 9000 + '"},7]}')), ("ok",)),
+    _forge("21_forge_long_fraction", _HONEST.replace('"41"', json.dumps('{"$fraction":[{"$int":"' + "f" * 9000 + '"},7]}')), ("protocol_violation",)),
     _forge("21_forge_nested_array", _HONEST.replace('"41"', json.dumps('{"$ndarray":["x",[1000000000,0],[]]}')), ("protocol_violation",)),
     _forge("21_forge_deep", "[" * 20000, ("protocol_violation",)),
     _forge("21_forge_deep_value", _HONEST.replace('"41"', '"' + "[" * 20000 + '"'), ("protocol_violation",)),

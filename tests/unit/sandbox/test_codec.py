@@ -115,7 +115,7 @@ def test_budget_is_kept(value: Any, budget: int) -> None:
     ["", "nope", "NaN", "Infinity", "[1", '{"$call":["os.system"]}', '{"$int":5}', '{"$int":"xyz"}', '{"$set":[[]]}', '{"$dict":[[[],1]]}',
      '{"$int":"1","a":2}', '{"a":1,"a":2}', '{"$np":["int64",{"$set":[]}]}', '{"$fraction":[1,0]}', '{"$fraction":["1","2"]}', '{"$float":"1"}',
      '{"$datetime":["eval","1"]}', '{"$ndarray":["x",[],[]]}', '{"$ndarray":["x",[1000000000,0],[]]}', '{"$ndarray":["x",[-1,-1],[1]]}', '{"$ndarray":["x",[2],[1]]}', '{"$sympy":[1,"x"]}', '{"$range":[1.5,2,3]}', '{"$complex":["1","2"]}', "[" * 5000, "[" * 300 + "]" * 300, '{"$tuple":[' * 200 + "]}" * 200,
-     '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$decimal":5}'],
+     '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$int":"' + "f" * 9000 + '"}', '{"$decimal":5}'],
 )  # fmt: skip
 def test_what_encode_cannot_have_written_is_refused(text: str) -> None:
     with pytest.raises(InvalidEncodingError):
@@ -140,8 +140,12 @@ def test_text_of_an_answer(value: Any, text: str | None) -> None:
 
 
 def test_numbers_too_long_for_text() -> None:
-    value = decode(encode(10**5000, 1 << 20))
-    assert value == 10**5000 and text_of(value) is None and text_of([value]) is None and text_of(Fraction(1, value)) is None
+    longest = 2**14284 - 1
+    assert decode(encode([longest, -longest, Fraction(1, longest)], 1 << 20)) == [longest, -longest, Fraction(1, longest)]
+    assert repr(longest) and text_of(longest) is None
+    for value in (10**4300, -(10**4300), Fraction(1, 10**5000)):
+        with pytest.raises(TooLargeError):
+            encode(value, 1 << 20)
 
 
 def test_deepest_honest_value_passes() -> None:
