@@ -1,0 +1,96 @@
+"""What a run trained and how well it did: `models/<name>/_SUCCESS` and `progress.jsonl`, `evaluation/summary.json`."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from caco_ray.evaluation import Accuracy
+from caco_ray.report.files import damaged, read_json
+from caco_ray.store import Folder
+from caco_ray.store.dataset import SUCCESS_FILE
+
+PROGRESS_FILE = "progress.jsonl"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """A trained model. `metrics` are the numbers of the training's result; `losses` are (step, loss) in order of steps."""
+
+    name: str
+    seconds: float
+    metrics: dict[str, float]
+    losses: tuple[tuple[int, float], ...]
+    fingerprint: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """pass@1 of one model (`base` or `student`)."""
+
+    model: str
+    overall: Accuracy
+    by_domain: dict[str, Accuracy]
+    unanswered: int
+    undecided: int
+
+
+def read_training(name: str, folder: Folder) -> TrainingReport:
+    """A closed training stage.
+
+    Raises:
+        RunDirError: a file is damaged.
+    """
+    body = read_json(folder, SUCCESS_FILE)
+    try:
+        metrics = {key: value for key, value in body["metrics"].items() if _is_number(value)}
+        return TrainingReport(name, float(body["seconds"]), metrics, read_losses(folder), body["fingerprint"], body["code_version"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder, SUCCESS_FILE, error) from error
+
+
+def read_losses(folder: Folder) -> tuple[tuple[int, float], ...]:
+    """The loss curve, or nothing when none was written.
+
+    A training that was resumed writes steps again: the last line of a step counts. A last line without an end was cut off by a
+    kill and is left out.
+
+    Raises:
+        RunDirError: another line is not `{"step": ..., "loss": ...}`.
+    """
+    if not folder.exists(PROGRESS_FILE):
+        return ()
+    *lines, _ = folder.read(PROGRESS_FILE).decode().split("\n")
+    losses: dict[int, float] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            losses[int(record["step"])] = float(record["loss"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(folder, f"{PROGRESS_FILE}, line {number}", error) from error
+    return tuple(sorted(losses.items()))
+
+
+def read_evaluations(folder: Folder) -> tuple[EvaluationReport, ...]:
+    """All evaluated models; none when the evaluation is not closed.
+
+    Raises:
+        RunDirError: the summary is damaged.
+    """
+    if not folder.exists(SUCCESS_FILE):
+        return ()
+    summary = read_json(folder, SUMMARY_FILE)
+    try:
+        return tuple(_evaluation(model, result) for model, result in summary.items())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder, SUMMARY_FILE, error) from error
+
+
+def _evaluation(model: str, result: dict[str, Any]) -> EvaluationReport:
+    domains = {domain: Accuracy(**accuracy) for domain, accuracy in result["by_domain"].items()}
+    return EvaluationReport(model, Accuracy(**result["overall"]), domains, result["unanswered"], result["undecided"])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

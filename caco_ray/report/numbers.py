@@ -1,0 +1,32 @@
+"""Numbers as a person reads them."""
+
+from collections.abc import Mapping
+
+# Results of a training in words; others are shown under their own names.
+METRICS: Mapping[str, str] = {
+    "tokens_per_s": "tokens/s",
+    "learned_tokens": "tokens with loss",
+    "skipped_too_long": "left out as too long",
+}
+
+
+def short(value: float) -> str:
+    """Three digits: `9,500`, `12.3 k`, `4.56 M`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= (1e4 if unit == "k" else limit):
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def number(value: float) -> str:
+    """All digits of a count; four digits of a small measurement."""
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def metric(key: str) -> str:
+    """Name of a training's result in words."""
+    return METRICS.get(key, key.replace("_", " "))
