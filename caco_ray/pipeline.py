@@ -14,11 +14,14 @@ from functools import partial
 from itertools import chain, islice
 
 from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
+from caco_ray.engines.model_folder import check_model, find_folder
 from caco_ray.errors import SeedError
 from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
 from caco_ray.operators import actor, executor, model, task
+from caco_ray.progress import StageBar
 from caco_ray.prompts import Segment, student_example, training_examples
+from caco_ray.report import print_table, write_card, write_report
 from caco_ray.run import Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, Row, to_table
 from caco_ray.seeds import load_seeds
@@ -28,6 +31,7 @@ from caco_ray.stages import agreement, assemble, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Totals
+from caco_ray.training.types import Examples
 
 REPORT = "report.html"
 
@@ -38,15 +42,30 @@ def run_loop(config: Config) -> None:
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
-    filters.check_names(config.filters.enabled)
+    wanted = [stage for stage in _bounded(config) if not _is_off(config, stage)]
     with Run(config) as run:
+        _check_first(run, wanted)
         run.begin()
-        wanted = [stage for stage in _bounded(config) if not _is_off(config, stage)]
         worked = [stage for stage in wanted if stage in STEPS and _run_one(run, stage)]
         if "report" in wanted and (worked or not run.folder.exists(REPORT)):
             report(run)
         elif not worked:
             run.console.print(f"Nothing to do: every stage of this config is complete in {run.folder}.")
+
+
+def _check_first(run: Run, wanted: list[str]) -> None:
+    """What can be known to be wrong before anything is written or started."""
+    filters.check_names(run.config.filters.enabled)
+    models, training = run.config.models, run.config.training
+    for stage, served in (("unify", models.unify), ("scale", models.sampler), ("reverse", models.reverse), ("solve", models.solve)):
+        if stage in wanted and isinstance(served, VllmModel) and served.path.startswith("/"):
+            check_model(served, served.path)
+    for base, used in ((models.base, training.codegen.enabled), (models.student, training.student.enabled)):
+        if used and base.startswith("/"):
+            find_folder(base, None)
+    for stage in wanted:
+        if stage in STEPS:
+            run.is_done(stage)
 
 
 def _run_one(run: Run, stage: str) -> bool:
@@ -66,8 +85,9 @@ def _bounded(config: Config) -> tuple[str, ...]:
 
 
 def _is_off(config: Config, stage: str) -> bool:
-    switches = {"train_codegen": config.training.codegen.enabled, "train_student": config.training.student.enabled, "judge": config.judge.enabled}
-    return not switches.get(stage, True)
+    training = config.training
+    enabled = {"train_codegen": training.codegen.enabled, "train_student": training.student.enabled, "judge": config.judge.enabled}
+    return not enabled.get(stage, True)
 
 
 def seeds(run: Run) -> str:
@@ -173,15 +193,13 @@ def assemble_dataset(run: Run) -> str:
     solved = KeptRows("assemble", run.stage_folder(last), JUDGED, parent_column=parent_column)
     totals = run.run_stage("assemble", Mapped(solved, SHIPPED, assemble.shipped_row), SHIPPED, ())
     export_json_lines(run.dataset("assemble"))
-    from caco_ray.report import write_card
-
     write_card(run.folder, run.config)
     return f"{totals.kept:,} rows shipped"
 
 
 def train_student(run: Run) -> str:
     """A student, fine-tuned on the shipped instructions and solutions."""
-    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble", shipped_example)
+    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble", _student_examples)
 
 
 def evaluate(run: Run) -> str:
@@ -205,8 +223,6 @@ def evaluate(run: Run) -> str:
 
 def report(run: Run) -> None:
     """The funnel, times, tokens, loss curves and samples on one page, and in short on the terminal."""
-    from caco_ray.report import print_table, write_report
-
     print_table(run.console, write_report(run.folder, run.config, run.config.report.samples))
     run.say("report", f"{run.folder}/{REPORT}")
 
@@ -226,12 +242,26 @@ STEPS: dict[str, Callable[[Run], str]] = {
 }
 
 
-def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str, examples: Callable[[Row], list[tuple[Segment, ...]]]) -> str:
-    started = time.monotonic()
+def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str, examples: Examples) -> str:
     run.connect()
-    result = train(run, training, base, run.dataset(parent), examples, run.claim(stage))
+    from caco_ray.training.trainer import train_model
+
+    started, folder = time.monotonic(), run.claim(stage)
+    with StageBar(run.console, stage, 1, "steps") as bar:
+        result = train_model(
+            training,
+            base=str(run.model_path(base)),
+            rows=run.dataset(parent).rows,
+            examples=examples,
+            output_dir=folder.local_path,
+            on_step=lambda step: bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"),
+        )
     run.close(stage, started, metrics=asdict(result))
     return f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
+
+
+def _student_examples(row: Row) -> list[tuple[Segment, ...]]:
+    return [student_example(row)]
 
 
 def _protected_questions(run: Run) -> select.EvaluationIndex:

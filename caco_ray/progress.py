@@ -17,7 +17,7 @@ def make_console() -> Console:
 
 
 class StageBar:
-    """A bar over `total` units of one stage. Use as a context manager; `advance` from one thread."""
+    """A bar over `total` units of one stage. Use as a context manager; `advance` or `set` from one thread."""
 
     def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
         self._console, self._stage, self._total, self._unit = console, stage, total, unit
@@ -38,11 +38,15 @@ class StageBar:
 
     def advance(self, amount: int, note: str = "") -> None:
         """`amount` more units are done; `note` is shown beside the counts."""
-        self._done += amount
+        self.set(self._done + amount, self._total, note)
+
+    def set(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` units are done, where the total is known only when the work has begun."""
+        self._done, self._total = done, total
         now = time.monotonic()
         rate = self._done / max(now - self._started, 1e-6)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.1f} {self._unit}/s", note=note)
+            self._bar.update(self._task, completed=self._done, total=self._total, rate=f"{rate:,.1f} {self._unit}/s", note=note)
         elif now - self._last_line >= LOG_EVERY_S:
             self._last_line = now
             left = (self._total - self._done) / rate if rate > 0 else 0

@@ -80,7 +80,9 @@ class KeptRows:
 
     @property
     def expected_rows(self) -> int:
-        return self._dataset.totals.kept * self.fan_out
+        if self.split is None:
+            return self._dataset.totals.kept * self.fan_out
+        return sum(pc.sum(pc.equal(table["split"], self.split)).as_py() or 0 for table in self._dataset.tables()) * self.fan_out
 
     def read(self, shard: int) -> ShardInput:
         table = self._dataset.read(shard)
