@@ -11,11 +11,12 @@ METRICS: Mapping[str, str] = {
 
 
 def short(value: float) -> str:
-    """Three digits: `9,500`, `12.3 k`, `4.56 M`."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= (1e4 if unit == "k" else limit):
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:,.0f}"
+    """Three digits from ten thousand on: `9,500`, `12.3 k`, `4.56 M`."""
+    if abs(value) < 1e4:
+        return f"{value:,.0f}"
+    rounded = float(f"{value:.3g}")  # first: 999,999 is 1 M, not 1000 k
+    limit, unit = next(((limit, unit) for limit, unit in ((1e9, "G"), (1e6, "M")) if rounded >= limit), (1e3, "k"))
+    return f"{rounded / limit:.3g} {unit}"
 
 
 def number(value: float) -> str:

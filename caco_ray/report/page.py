@@ -8,7 +8,7 @@ import json
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from caco_ray.config import Config
+from caco_ray.config import STAGES, Config
 from caco_ray.progress import format_seconds
 from caco_ray.report.charts import funnel_bars, loss_curve
 from caco_ray.report.funnel import RunReport, collect
@@ -42,6 +42,7 @@ def render_page(report: RunReport, config: Config) -> str:
             config_json=json.dumps(config.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False),
             bars=funnel_bars([stage for stage in report.stages if not stage.name.startswith("evaluate")]),
             curves={training.name: loss_curve(training.losses) for training in report.trainings},
+            parts=sorted((*report.stages, *report.trainings), key=lambda part: STAGES.index(part.name.split()[0])),
             reasons=REASONS,
         )
     )

@@ -16,8 +16,8 @@ LOG_WIDTH = 110  # in a file, where nobody wraps lines
 def print_table(console: Console, report: RunReport) -> None:
     """Print the funnel, what was trained and evaluated, and loudly what does not add up."""
     if report.stages:
-        width = console.width if console.is_terminal else max(console.width, LOG_WIDTH)
-        console.print(funnel_table(report), soft_wrap=False, width=width, crop=False)
+        wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, LOG_WIDTH))
+        wide.print(funnel_table(report), soft_wrap=False)
         console.print(Text(f"all stages: {format_seconds(report.seconds)}, {short(report.tokens)} tokens generated"))
     for training in report.trainings:
         results = ", ".join(f"{metric(key)} {number(value)}" for key, value in training.metrics.items())

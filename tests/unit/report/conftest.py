@@ -1,6 +1,7 @@
 """A small run folder, written with the real commit layer: 10 programs sampled, 3 rows shipped."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,19 +109,34 @@ def empty_run(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def run(empty_run: RunFolder) -> RunFolder:
-    """All stages but the judge, closed."""
+def run_in() -> type[RunFolder]:
+    """Makes an empty run in a folder of the test's choice."""
+    return RunFolder
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages but the judge, closed; written once, never changed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    made = RunFolder(Folder(str(path)))
     losses = "".join(json.dumps({"step": step, "loss": 3.0 / step, "lr": 2e-4, "tokens_per_s": 220.0}) + "\n" for step in range(1, 41))
-    empty_run.stage("seeds", 6, {})
-    empty_run.stage("unify", 5, {"answer_mismatch": 1}, cpu_s=0.25)
-    empty_run.train("train_codegen", losses)
-    empty_run.stage("scale", 6, {"does_not_run": 2, "too_short": 1}, quarantined=1, **SAMPLED)
-    empty_run.stage("select", 4, {"duplicate_ast": 2}, **SAMPLED)
-    empty_run.stage("reverse", 6, {"question_leaks_answer": 2}, fan_out=2, **REVERSED)
-    empty_run.stage("solve", 3, {"answer_disagrees": 2, "no_final_answer": 1}, **SOLVED)
-    empty_run.ship(3)
-    empty_run.train("train_student", losses)
-    empty_run.evaluate(base=2, student=8)
+    made.stage("seeds", 6, {})
+    made.stage("unify", 5, {"answer_mismatch": 1}, cpu_s=0.25)
+    made.train("train_codegen", losses)
+    made.stage("scale", 6, {"does_not_run": 2, "too_short": 1}, quarantined=1, **SAMPLED)
+    made.stage("select", 4, {"duplicate_ast": 2}, **SAMPLED)
+    made.stage("reverse", 6, {"question_leaks_answer": 2}, fan_out=2, **REVERSED)
+    made.stage("solve", 3, {"answer_disagrees": 2, "no_final_answer": 1}, **SOLVED)
+    made.ship(3)
+    made.train("train_student", losses)
+    made.evaluate(base=2, student=8)
+    return path
+
+
+@pytest.fixture
+def run(whole_run: Path, empty_run: RunFolder) -> RunFolder:
+    """A copy of `whole_run` that a test may change."""
+    shutil.copytree(whole_run, empty_run.folder.local_path)
     return empty_run
 
 
