@@ -36,13 +36,15 @@ class VllmEngine:
             ModelError: the folder cannot be served, or vLLM cannot load it.
         """
         folder = check_model(model, path)
+        arguments = engine_arguments(model, str(folder), seed)
         self._model = model
         self._id = model_id(model, path)
         self._log = Path(tempfile.mkdtemp(prefix="caco_ray-vllm-"))
         self._loop = EventLoop("vllm")
+        self._died = False  # its log is then kept
         self._numbers = itertools.count()
         self._traffic = Traffic(2 * model.max_num_seqs)  # requests inside vLLM: enough to keep its batch full
-        self._llm: Any = self._load(str(folder), seed)
+        self._llm: Any = self._load(arguments)
         self._tokenizer = self._llm.get_tokenizer()
         self._special = set(self._tokenizer.all_special_tokens)
 
@@ -71,25 +73,27 @@ class VllmEngine:
         return self._traffic.stats
 
     def close(self) -> None:
-        """End vLLM's processes. A process of ours that is killed instead takes them with it within seconds: they watch their parent."""
+        """End vLLM's processes. A process of ours that is killed instead takes them with it (`vllm_child`)."""
         if self._llm is None:
             return
         llm, self._llm = self._llm, None
         self._loop.cancel_all()
         llm.shutdown()  # closes its sockets on the loop
         self._loop.close()
-        shutil.rmtree(self._log, ignore_errors=True)
+        if not self._died:
+            shutil.rmtree(self._log, ignore_errors=True)
 
-    def _load(self, folder: str, seed: int) -> Any:
-        arguments = engine_arguments(self._model, folder, seed)
+    def _load(self, arguments: dict[str, Any]) -> Any:
         try:
             with environ(environment(self._model, self._log)):
                 return self._loop.run(_start(arguments))
         except (RuntimeError, ValueError, TypeError, OSError, ImportError, AssertionError, KeyError) as error:
             self._loop.close()
-            raise ModelError(f"{folder}: vLLM cannot load it: {self._cause(error)} (log: {self._log}/vllm.log)") from error
+            said = f"vLLM cannot load it: {self._cause(error)} (log: {self._log}/vllm.log)"
+            raise ModelError(f"{arguments['model']}: {said}") from error
         except BaseException:
             self._loop.close()
+            shutil.rmtree(self._log, ignore_errors=True)
             raise
 
     def _cause(self, error: BaseException) -> str:
@@ -163,6 +167,7 @@ class VllmEngine:
                     reply = output.outputs[0]
                 return _completion(reply, len(token_ids))
             except EngineDeadError as error:
+                self._died = True
                 raise EngineError(f"{self._model.path}: vLLM died: {self._cause(error)} (log: {self._log}/vllm.log)") from None
             except (VLLMClientError, EngineGenerateError) as error:
                 (failure,) = failed(" ".join(str(error.__cause__ or error).split())[:_MAX_MESSAGE], 1, len(token_ids))

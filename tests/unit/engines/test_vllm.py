@@ -122,6 +122,9 @@ def test_a_dead_engine_is_an_engine_error_and_closes_without_noise(smollm2: Path
     first, last = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
     assert owner.returncode == 0 and len(first["cores"]) == 1
     assert last["said"].startswith("embedded: vLLM died") and last["left"] == []
+    log = Path(last["said"].rsplit("(log: ", 1)[1].removesuffix(")"))
+    assert log.is_file()
+    shutil.rmtree(log.parent)
     assert "EngineDeadError" not in err and "Traceback" not in err and "leaked" not in err
     assert not [line for line in (out + err).splitlines() if "INFO" in line or "ERROR" in line]
 

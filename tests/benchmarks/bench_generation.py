@@ -1,0 +1,181 @@
+"""How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32]`.
+
+The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU:
+
+    raw         AsyncLLM alone, all requests at once
+    stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
+    skewed      both again, where each tenth row is ten times longer
+    ray_llm     `ray.data.llm.build_processor`, plain lengths
+
+The last line is JSON: `goodput_ratio`, `skewed_goodput_ratio` (stage over raw), `ray_data_llm_ratio` (stage over ray_llm), `startup_s`
+(of the stage's engine), `tokens_per_s` (of the stage).
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from caco_ray.cluster import connected
+from caco_ray.config import ClusterConfig, SamplingConfig, VllmModel
+from caco_ray.embedded import embedded_model
+from caco_ray.engines.vllm import VllmEngine
+from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
+from caco_ray.prompts import PROGRAM_TURN
+from caco_ray.schema import PROGRAM
+from caco_ray.source import SampleRange
+from caco_ray.stage import Operator, Stage, run_stage
+from caco_ray.stages.generate import Generate, row_seed
+from caco_ray.store import Dataset, Folder, StageInfo
+
+MODEL = VllmModel(path="embedded", prompts="trained", max_model_len=1024, max_num_seqs=64, enforce_eager=True, cpu_threads="all")
+SHARD_ROWS, CALLS, SKEW = 32, 6, 10
+
+
+class LongTenth(VllmEngine):
+    """Makes the rows whose seed divides by ten `SKEW` times longer."""
+
+    def _seeded(self, params: Any, seed: int | None, index: int) -> Any:
+        return _length(params.clone(), seed or 0)
+
+
+class TimedGenerate(Generate):
+    """The product's operator; it notes when its engine is ready."""
+
+    def __init__(self, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
+        started = time.time()
+        super().__init__("sample", MODEL, path, sampling, 0)
+        if skewed:
+            self._engine.__class__ = LongTenth  # type: ignore[assignment]
+        note.write_text(json.dumps({"ready": time.time(), "startup_s": time.time() - started}))
+
+
+def _length(params: Any, seed: int) -> Any:
+    if seed % 10 == 0:
+        params.max_tokens, params.min_tokens = params.max_tokens * SKEW, params.min_tokens * SKEW
+    return params
+
+
+def source(rows: int) -> SampleRange:
+    return SampleRange("scale", rows, SHARD_ROWS, PROGRAM)
+
+
+def seeds(rows: int) -> list[int]:
+    whole = source(rows)
+    return [row_seed(0, "sample", row) for shard in range(whole.shards) for row in whole.read(shard).table["row_id"].to_pylist()]
+
+
+async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
+    """Tokens per second of plain and of skewed requests."""
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(MODEL, path, 0)))
+    prompt = tokens_input(llm.get_tokenizer().encode(PROGRAM_TURN))
+    base = SamplingParams(temperature=0.9, max_tokens=tokens, min_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+
+    async def one(name: str, params: Any) -> int:
+        async for output in llm.generate(prompt, params, name):
+            count = len(output.outputs[0].token_ids)
+        return count
+
+    async def speed(skewed: bool) -> float:
+        params = [_length(base.clone(), seed) if skewed else base for seed in seeds(rows)]
+        started = time.time()
+        counts = await asyncio.gather(*[one(f"{skewed}-{number}", own) for number, own in enumerate(params)])
+        return sum(counts) / (time.time() - started)
+
+    await asyncio.gather(*[one(f"warm-{number}", base) for number in range(8)])
+    speeds = await speed(False), await speed(True)
+    llm.shutdown()
+    return speeds
+
+
+def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tuple[float, float]:
+    """Tokens per second of the product's stage, and its engine's start-up in seconds."""
+    sampling = SamplingConfig(temperature=0.9, max_tokens=tokens, min_tokens=tokens)
+    note, data = folder / "ready.json", Folder(str(folder / "programs"))
+    make = partial(TimedGenerate, path, sampling, note, skewed)
+    commits: list[float] = []
+    plan = Stage(
+        StageInfo("scale", "bench", {}, source(rows).shards), data, source(rows), (Operator("sample", make, 1, 0, 1, CALLS),), PROGRAM
+    )
+    run_stage(plan, lambda _: commits.append(time.time()))
+    table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])
+    times = json.loads(note.read_text())
+    return sum(table["sample_tokens"].to_pylist()) / (commits[-1] - times["ready"]), times["startup_s"]
+
+
+def ray_llm(path: str, rows: int, tokens: int) -> float:
+    """Tokens per second of ray.data.llm, from the end of a first batch of single tokens (its engine is ready then) to the last row."""
+    import ray.data
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    arguments = {name: value for name, value in engine_arguments(MODEL, path, 0).items() if name not in ("model", "disable_log_stats")}
+    config = vLLMEngineProcessorConfig(
+        model_source=path,
+        engine_kwargs=arguments,
+        batch_size=SHARD_ROWS,
+        concurrency=1,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        log_engine_metrics=False,
+        placement_group_config={"bundles": [{"CPU": 1}]},
+    )
+
+    def ask(row: dict[str, Any]) -> dict[str, Any]:
+        length = 1 if row["id"] < SHARD_ROWS else tokens
+        return {"prompt": PROGRAM_TURN, "sampling_params": {"temperature": 0.9, "max_tokens": length, "min_tokens": length}}
+
+    def note(row: dict[str, Any]) -> dict[str, Any]:
+        return {"tokens": row["num_generated_tokens"], "done": time.time()}
+
+    processor = build_processor(config, preprocess=ask, postprocess=note)
+    total = rows + SHARD_ROWS
+    done = processor(ray.data.range(total, override_num_blocks=-(-total // SHARD_ROWS))).take_all()
+    assert sorted(row["tokens"] for row in done) == [1] * SHARD_ROWS + [tokens] * rows
+    times = [row["done"] for row in done]
+    return rows * tokens / (max(times) - min(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=32, help="of each row")
+    options = parser.parse_args()
+    path = str(embedded_model(Path(os.environ.get("CACO_RAY_CACHE", ".cache")).absolute() / "models"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("plain", "skewed", "log"):
+            (folder / part).mkdir()
+        with environ(environment(MODEL, folder / "log")):
+            raw_speed, raw_skewed = asyncio.run(raw(path, options.rows, options.tokens))
+            gc.collect()  # what is left of vLLM must not wait for the interpreter's end
+            print(f"raw      {raw_speed:7.1f} tokens/s, skewed {raw_skewed:7.1f}", flush=True)
+            with connected(ClusterConfig(num_cpus=2)):
+                speed, startup_s = staged(path, options.rows, options.tokens, folder / "plain", skewed=False)
+                skewed, _ = staged(path, options.rows, options.tokens, folder / "skewed", skewed=True)
+                print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
+                theirs = ray_llm(path, options.rows, options.tokens)
+                print(f"ray_llm  {theirs:7.1f} tokens/s", flush=True)
+    result = {"goodput_ratio": speed / raw_speed, "skewed_goodput_ratio": skewed / raw_skewed, "ray_data_llm_ratio": speed / theirs}
+    print(
+        json.dumps(
+            {**{key: round(value, 3) for key, value in result.items()}, "startup_s": round(startup_s, 1), "tokens_per_s": round(speed, 1)}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
