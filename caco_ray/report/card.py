@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from caco_ray.config import Config, FakeModel, ModelConfig, VllmModel
 from caco_ray.report.funnel import RunReport, collect
+from caco_ray.report.models import fake_roles
 from caco_ray.report.shipped import Sample
 from caco_ray.run import FOLDERS
 from caco_ray.schema import REASONS, SHIPPED
@@ -66,6 +67,7 @@ def render_card(report: RunReport, config: Config, dataset: Dataset) -> str:
         reasons=REASONS,
         met=_reasons_met(report),
         check_determinism=config.filters.check_determinism,
+        fake_roles=fake_roles(config),
         open_terms=_license(config) == "apache-2.0",
     )
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from caco_ray.config import Config, FakeModel
 from caco_ray.evaluation import Accuracy
 from caco_ray.report.files import damaged, read_json
 from caco_ray.store import Folder
@@ -34,6 +35,11 @@ class EvaluationReport:
     by_domain: dict[str, Accuracy]
     unanswered: int
     undecided: int
+
+
+def fake_roles(config: Config) -> list[str]:
+    """Roles that no model filled: what they wrote came from the built-in seeds."""
+    return [name for name, model in config.models if isinstance(model, FakeModel)]
 
 
 def read_training(name: str, folder: Folder) -> TrainingReport:

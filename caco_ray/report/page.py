@@ -12,6 +12,7 @@ from caco_ray.config import STAGES, Config
 from caco_ray.progress import format_seconds
 from caco_ray.report.charts import funnel_bars, loss_curve
 from caco_ray.report.funnel import RunReport, collect
+from caco_ray.report.models import fake_roles
 from caco_ray.report.numbers import metric, number, percent, short
 from caco_ray.schema import REASONS
 from caco_ray.store import Folder
@@ -43,6 +44,7 @@ def render_page(report: RunReport, config: Config) -> str:
             bars=funnel_bars([stage for stage in report.stages if not stage.name.startswith("evaluate")]),
             curves={training.name: loss_curve(training.losses) for training in report.trainings},
             parts=sorted((*report.stages, *report.trainings), key=lambda part: STAGES.index(part.name.split()[0])),
+            fake_roles=fake_roles(config),
             reasons=REASONS,
         )
     )

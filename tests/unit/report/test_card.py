@@ -69,6 +69,11 @@ def test_models_and_seeds_of_others_bring_their_own_terms(run, config_of) -> Non
     assert front_matter(card)["license"] == "other" and "/data/mine.jsonl" in card
 
 
+def test_rows_without_a_model_are_not_for_training(run, config, config_of) -> None:
+    assert "**Not for training.** The engine of unify, sampler, reverse, solve" in card_of(run, config_of("profile=fake"))
+    assert "Not for training" not in card_of(run, config)
+
+
 def test_a_judge_that_ran_is_told(run, config_of) -> None:
     assert "only rows with a yes are here" in card_of(run, config_of("judge.enabled=true"))
 

@@ -105,6 +105,12 @@ def test_a_hostile_path_or_profile_stays_text(run, config) -> None:
     assert elements.text.count(HOSTILE) >= 3 and "script" not in elements.tags
 
 
+def test_a_run_without_models_says_so(run, config, config_of) -> None:
+    report = collect(run.folder)
+    assert "A test of the plumbing" in Elements(render_page(report, config_of("profile=fake"))).text
+    assert "A test of the plumbing" not in Elements(render_page(report, config)).text
+
+
 def test_counts_that_do_not_add_up_are_an_error_at_the_top(run, config) -> None:
     report = collect(run.folder)
     broken = replace(
