@@ -282,7 +282,6 @@ class EvaluateConfig(Strict):
 
     sampling: SamplingConfig
     models: tuple[Literal["base", "student"], ...] = ("base", "student")
-    limit: PositiveInt | None = None
 
 
 class ReportConfig(Strict):

@@ -26,15 +26,15 @@ def find_duplicates(programs: Folder, seeds: Folder, key: KeyFunction) -> pa.Tab
     Raises:
         CacoError: a shard cannot be read.
     """
-    tasks = [_keys.options(num_cpus=0.5).remote(seeds, shard, key, True) for shard in range(len(Dataset(seeds).entries))]
-    tasks += [_keys.options(num_cpus=0.5).remote(programs, shard, key, False) for shard in range(len(Dataset(programs).entries))]
+    keys, search = ray.remote(num_cpus=0.5)(_keys), ray.remote(num_cpus=0.5)(_repeated)
+    tasks = [keys.remote(seeds, shard, key, True) for shard in range(len(Dataset(seeds).entries))]
+    tasks += [keys.remote(programs, shard, key, False) for shard in range(len(Dataset(programs).entries))]
     try:
-        return ray.get(_repeated.options(num_cpus=0.5).remote(*tasks))
+        return ray.get(search.remote(*tasks))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, CacoError) else error) from None
 
 
-@ray.remote
 def _keys(folder: Folder, shard: int, key: KeyFunction, is_seed: bool) -> pa.Table:
     rows = Dataset(folder).read(shard).to_pylist()
     hashes = [key(row["code"]) for row in rows]
@@ -49,7 +49,6 @@ def _keys(folder: Folder, shard: int, key: KeyFunction, is_seed: bool) -> pa.Tab
     )
 
 
-@ray.remote
 def _repeated(*shards: pa.Table) -> pa.Table:
     return repeated(pa.concat_tables(shards))
 

@@ -19,6 +19,8 @@ from caco_ray.errors import RunDirError
 from caco_ray.schema import SHIPPED, SOLUTION, Row, to_table
 from caco_ray.stages.agreement import Agreement
 from caco_ray.stages.execute import Execute
+from caco_ray.store import Dataset, Folder
+from caco_ray.store.dataset import is_closed
 
 BATCH_ROWS = 256
 MAX_EXAMPLES = 10
@@ -67,13 +69,16 @@ def verify(config: VerifyConfig) -> Findings:
 
 
 def shipped_rows(dataset: str) -> Iterator[Row]:
-    """Rows of all Parquet files under the folder, file by file.
+    """Rows of the data set, file by file: the files that its manifest names, or all Parquet files under a folder without one.
 
     Raises:
         RunDirError: see `verify`.
     """
     filesystem, root = fsspec.core.url_to_fs(dataset)
-    files = sorted(filesystem.glob(f"{root}/**/*.parquet"))
+    if is_closed(folder := Folder(dataset)):  # a file that a killed commit left behind is not part of it
+        files = [f"{root.rstrip('/')}/{entry.file}" for entry in Dataset(folder).entries]
+    else:
+        files = sorted(filesystem.glob(f"{root}/**/*.parquet"))
     if not files:
         raise RunDirError(f"dataset={dataset}: no Parquet files there")
     for name in files:

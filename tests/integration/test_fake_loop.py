@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_stage_conserves_its_rows(finished: Path) -> None:
         assert count["rows_in"] * count["fan_out"] == count["rows"] == count["kept"] + count["rejected"] + count["quarantined"], stage
         assert count["quarantined"] == 0, stage
     chain = list(STAGES)
-    for before, after in zip(chain[1:], chain[2:], strict=False):
+    for before, after in pairwise(chain[1:]):
         assert counts[after]["rows_in"] == counts[before]["kept"], after
     assert counts["assemble"]["kept"] > 20
 
