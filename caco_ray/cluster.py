@@ -22,6 +22,7 @@ WORKER_ENV = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve their neighbours on a shared node
     "VLLM_NO_USAGE_STATS": "1",
     "DS_DISABLE_CONFIG_PRINT": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
