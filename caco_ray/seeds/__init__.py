@@ -27,8 +27,15 @@ def load_seeds(config: SeedsConfig) -> Iterator[Row]:
         SeedError: a source is unreadable, incomplete or empty, or an id appears twice in it.
     """
     names = [*config.sources, *(["file"] if config.path is not None else [])]
-    sources = [_checked(name, islice(SOURCES[name](config), config.limit)) for name in names]
+    sources = [_checked(name, islice(_wanted(SOURCES[name](config), config), config.limit)) for name in names]
     return chain(*sources, _checked("builtin", builtin_seeds("heldout")))
+
+
+def _wanted(rows: Iterator[Row], config: SeedsConfig) -> Iterator[Row]:
+    for row in rows:
+        too_hard = config.max_difficulty is not None and (row.get("difficulty") or 0) > config.max_difficulty
+        if not too_hard and (config.domains is None or row.get("domain") in config.domains):
+            yield row
 
 
 def _checked(name: str, rows: Iterator[Row]) -> Iterator[Row]:
@@ -41,4 +48,4 @@ def _checked(name: str, rows: Iterator[Row]) -> Iterator[Row]:
         seen.add(key)
         yield {**row, "row_id": key, "parent_id": parent}
     if not seen:
-        raise SeedError(f"seed source {name!r} holds no problems")
+        raise SeedError(f"seed source {name!r} holds no problems (of the wanted domains and difficulty, where seeds names them)")

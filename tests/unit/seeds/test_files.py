@@ -92,3 +92,10 @@ def test_an_unknown_procedural_task_is_named() -> None:
     pytest.importorskip("reasoning_gym")
     with pytest.raises(CacoError, match="no task 'sums'"):
         list(load_seeds(SeedsConfig(sources=("reasoning_gym",), reasoning_gym={"tasks": ("sums",)})))
+
+
+def test_domains_and_difficulty_choose_problems() -> None:
+    chosen = [row for row in load_seeds(SeedsConfig(domains=("algebra", "logic"), max_difficulty=2)) if row["split"] == "train"]
+    assert {row["domain"] for row in chosen} == {"algebra", "logic"} and {row["difficulty"] for row in chosen} == {1, 2}
+    with pytest.raises(SeedError, match="holds no problems"):
+        list(load_seeds(SeedsConfig(domains=("poetry",))))
