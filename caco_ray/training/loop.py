@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import UserError
+from caco_ray.training.attention import CpuAttention
 from caco_ray.training.batches import StepPlan, learned_tokens, make_batch, micro_batches
 from caco_ray.training.checkpoint import Checkpoints, load_state, save_state
 from caco_ray.training.data import TokenFile
@@ -69,6 +70,7 @@ class _Trainer:
         self.config, self.file, self.plan = config, file, plan
         self.engine = build_engine(config.training, config.base)
         self.pick = PickPositions(self.engine.module)
+        self.attention = CpuAttention(self.engine.module) if config.device == "cpu" else None
         self.device = str(self.engine.device)
         self.done = 0
         self.totals = Totals()
@@ -102,6 +104,8 @@ class _Trainer:
                 self.engine.step()  # counts the forward pass before; updates nothing yet
             batch = make_batch(self.file, share, self.device)
             self.pick.positions = batch.positions
+            if self.attention is not None:
+                self.attention.choose(*batch.input_ids.shape)
             loss = sum_cross_entropy(self.engine(input_ids=batch.input_ids, use_cache=False).logits, batch.targets)
             self.engine.backward(loss * (world * parts / learned))  # DeepSpeed divides by both
             figures += torch.tensor([loss.item(), batch.tokens, batch.input_ids.numel()], dtype=torch.float64)
