@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = {"unify": "code_cot", "scale": "programs", "select": "selected", "reverse": "problems", "solve": "solutions", "assemble": "dataset"}
+STAGES = {
+    "unify": "code_cot",
+    "scale": "programs",
+    "select": "selected",
+    "reverse": "problems",
+    "solve": "solutions",
+    "judge": "judged",
+    "assemble": "dataset",
+}
 SMALL = ("profile=fake", "scale.samples=60", "scale.shard_rows=20", "seeds.limit=24")
 
 
