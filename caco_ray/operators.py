@@ -13,6 +13,7 @@ from caco_ray.stages.generate import Generate
 
 _GRADER_CPUS = 0.25
 _MAX_SHARDS_IN_FLIGHT = 8
+_INTERPRETERS_MB = 200  # of one sandbox worker: light and science interpreters for two hash seeds
 
 
 def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
@@ -23,9 +24,11 @@ def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, s
 
 
 def executor(run: Run, check_determinism: bool) -> Operator:
-    """A pool of sandboxes; each runs `workers` programs at a time on as many cores."""
+    """A pool of sandboxes; each runs `workers` programs at a time on as many cores, and holds the memory that these may use."""
     sandbox = run.config.sandbox
-    return Operator("execute", partial(Execute, sandbox, check_determinism), cpus=sandbox.workers, actors=sandbox.actors)
+    memory_mb = sandbox.workers * (_INTERPRETERS_MB + sandbox.memory_mb)
+    make = partial(Execute, sandbox, check_determinism)
+    return Operator("execute", make, cpus=sandbox.workers, memory_mb=memory_mb, actors=sandbox.actors)
 
 
 def task(name: str, function: Callable[..., Any], *arguments: Any) -> Operator:

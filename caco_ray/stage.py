@@ -33,14 +33,15 @@ _RELEASE_TIMEOUT_S = 60.0
 class Operator:
     """One step of a plan and what it needs.
 
-    `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, each holding `cpus` and
-    `gpus`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor, from threads.
+    `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, each holding `cpus`,
+    `gpus` and `memory_mb`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor, from threads.
     """
 
     name: str
     make: Callable[[], TableFunction]
     cpus: float = 0
     gpus: float = 0
+    memory_mb: int = 0
     actors: int = 0
     calls: int = 1
 
@@ -106,6 +107,7 @@ def _append(plan: ray.data.Dataset, operator: Operator, tasks: int) -> ray.data.
         batch_format="pyarrow",
         num_cpus=operator.cpus,
         num_gpus=operator.gpus or None,
+        memory=operator.memory_mb * 1024 * 1024 or None,
     )
 
 
