@@ -34,7 +34,8 @@ class Operator:
     """One step of a plan and what it needs.
 
     `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, each holding `cpus`,
-    `gpus` and `memory_mb`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor, from threads.
+    `gpus` and `memory_mb`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor,
+    from threads.
     """
 
     name: str
