@@ -78,7 +78,7 @@ class SeedsConfig(Strict):
     path: str | None = None  # .jsonl or .parquet, local or any fsspec URL
     fields: SeedFields = SeedFields()
     reasoning_gym: ReasoningGymConfig = ReasoningGymConfig()
-    domains: tuple[str, ...] | None = None  # only problems of these; null = all
+    domains: tuple[str, ...] | None = None  # only problems of these; problems without a domain pass; null = all
     max_difficulty: PositiveInt | None = None  # problems without a difficulty pass
     limit: PositiveInt | None = None  # of each source
     shard_rows: PositiveInt = 64

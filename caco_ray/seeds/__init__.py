@@ -34,7 +34,7 @@ def load_seeds(config: SeedsConfig) -> Iterator[Row]:
 def _wanted(rows: Iterator[Row], config: SeedsConfig) -> Iterator[Row]:
     for row in rows:
         too_hard = config.max_difficulty is not None and (row.get("difficulty") or 0) > config.max_difficulty
-        if not too_hard and (config.domains is None or row.get("domain") in config.domains):
+        if not too_hard and (config.domains is None or row.get("domain") in (None, *config.domains)):
             yield row
 
 
