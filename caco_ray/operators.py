@@ -11,7 +11,6 @@ from caco_ray.stage import Operator, TableFunction
 from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
 
-_GRADER_CPUS = 0.25
 _MAX_SHARDS_IN_FLIGHT = 8
 _INTERPRETERS_MB = 200  # of one sandbox worker: light and science interpreters for two hash seeds
 
@@ -37,8 +36,8 @@ def task(name: str, function: Callable[..., Any], *arguments: Any) -> Operator:
 
 
 def actor(name: str, make: Callable[[], TableFunction]) -> Operator:
-    """A class that owns something small (a grader), in one actor."""
-    return Operator(name, make, cpus=_GRADER_CPUS, actors=1)
+    """A class that owns something small (a grader) in one actor, which claims no core: beside a model its work does not count."""
+    return Operator(name, make, actors=1)
 
 
 def _requests_at_once(config: ModelConfig) -> int:
