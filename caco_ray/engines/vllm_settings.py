@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from caco_ray.config import VllmModel
 from caco_ray.engines.vllm_child import ChildLog
 from caco_ray.errors import ConfigError
+
+_MAX_SOCKET_FOLDER = 107 - len("/01234567-0123-0123-0123-0123456789ab")  # Linux allows a socket's path 107 bytes
 
 
 def engine_arguments(model: VllmModel, folder: str, seed: int) -> dict[str, Any]:
@@ -39,8 +42,10 @@ def engine_arguments(model: VllmModel, folder: str, seed: int) -> dict[str, Any]
 
 
 def environment(model: VllmModel, log: Path) -> dict[str, str]:
-    """Variables for vLLM's processes; `log` is the folder that their logs go to."""
+    """Variables for vLLM's processes; `log` is the folder that their logs, sockets and temporary files go to."""
     variables = {
+        "TMPDIR": str(log),
+        "VLLM_RPC_BASE_PATH": str(log) if len(str(log)) < _MAX_SOCKET_FOLDER else "/tmp",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_CONFIG_PATH": str(_logging_config(log)),
@@ -70,12 +75,14 @@ def cpu_threads(model: VllmModel) -> int:
 
 @contextmanager
 def environ(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started inside the `with` block."""
+    """Set variables for the processes that are started inside the `with` block, and `TMPDIR` for this one too."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    tempfile.tempdir = None  # Python asks for TMPDIR once only
     try:
         yield
     finally:
+        tempfile.tempdir = None
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from hostile.ground import ATTACKS, ground
 
@@ -41,22 +42,38 @@ def runtime_default() -> None:
     installer(head + _search(points))()
 
 
-def open_the_way_to_python() -> None:
-    """In a mount namespace of our own, folders above the interpreter and the packages become passable for everybody."""
+def open_the_way(paths: list[str]) -> None:
+    """In a mount namespace of our own, the folders above `paths` become passable for everybody, and show nothing besides."""
     libc.check(libc.libc.unshare(0x20000), "unshare(mount)")
     libc.check(libc.libc.mount(b"none", b"/", b"none", 16384 | (1 << 18), None), "mount(private)")
-    home = os.path.expanduser("~root")
-    if os.stat(home).st_mode & 0o001 or not os.path.realpath(sys.executable).startswith(home + "/"):
-        return
-    inner = home + "/" + os.path.realpath(sys.executable)[len(home) + 1 :].split("/")[0]
-    keep = "/mnt"
-    subprocess.run(["mount", "-t", "tmpfs", "none", keep], check=True)
-    os.mkdir(keep + "/inner")
-    subprocess.run(["mount", "--bind", inner, keep + "/inner"], check=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", home], check=True)
-    os.mkdir(inner)
-    subprocess.run(["mount", "--move", keep + "/inner", inner], check=True)
-    subprocess.run(["umount", keep], check=True)
+    while blocked := [found for path in paths if (found := _blocked(Path(path)))]:
+        folder = blocked[0][0]
+        _show_only(folder, {child for other, child in blocked if other == folder})
+
+
+def _blocked(path: Path) -> tuple[Path, str] | None:
+    """The outermost folder above `path` that other users cannot pass, and the name in it that leads to `path`."""
+    for folder in reversed(path.parents):
+        if not folder.stat().st_mode & 0o001:
+            return folder, path.relative_to(folder).parts[0]
+    return None
+
+
+def _show_only(folder: Path, children: set[str]) -> None:
+    keep = Path("/mnt")
+    _mount("-t", "tmpfs", "none", keep)
+    for child in children:
+        (keep / child).mkdir()
+        _mount("--bind", folder / child, keep / child)
+    _mount("-t", "tmpfs", "-o", "mode=755", "none", folder)
+    for child in children:
+        (folder / child).mkdir()
+        _mount("--move", keep / child, folder / child)
+    subprocess.run(["umount", str(keep)], check=True)
+
+
+def _mount(*arguments: str | Path) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True)
 
 
 def become_nobody() -> None:
@@ -72,7 +89,7 @@ def become_nobody() -> None:
 
 def main() -> None:
     """The whole emulation."""
-    open_the_way_to_python()
+    open_the_way([os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, __file__])
     become_nobody()
     assert ctypes.CDLL(None).unshare(0x10000000) == -1
     try:

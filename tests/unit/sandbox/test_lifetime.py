@@ -26,6 +26,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"never happened: {what}")
 
 
+@pytest.fixture
+def own() -> Callable[[], set[int]]:
+    """What this process has started since the test began."""
+    before = descendants(os.getpid())
+    return lambda: descendants(os.getpid()) - before
+
+
 def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     todo = [pid]
@@ -48,67 +55,67 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("level", ["L1", "L2", "L3"])
-def test_killed_interpreter_costs_nobody_a_row(level: str) -> None:
+def test_killed_interpreter_costs_nobody_a_row(own: Callable[[], set[int]], level: str) -> None:
     try:
         made = Sandbox(level, Limits(cpu_s=10), at_most=level)
     except Exception as error:
         pytest.skip(str(error))
     with made as box:
         assert box.run("output = 1").output == 1
-        before = descendants(os.getpid())
+        before = own()
         results = []
         runner = threading.Thread(target=lambda: results.append(box.run("import time\ntime.sleep(1.5)\noutput = 2")))
         runner.start()
-        until(lambda: len(descendants(os.getpid())) > len(before), "the program starts")
+        until(lambda: len(own()) > len(before), "the program starts")
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         runner.join()
         assert (results[0].status, results[0].output, results[0].attempts) == ("ok", 2, 2)
         until(lambda: not any(alive(pid) for pid in before), "the old interpreter is gone")
         assert box.run("output = 3").output == 3
-    assert descendants(os.getpid()) == set()
+    assert own() == set()
 
 
-def test_killed_between_programs() -> None:
+def test_killed_between_programs(own: Callable[[], set[int]]) -> None:
     with Sandbox() as box:
         box.run("output = 1")
-        for pid in descendants(os.getpid()):
+        for pid in own():
             os.kill(pid, signal.SIGKILL)
         results = box.run_many(["output = 5"] * 5)
         assert [(r.status, r.output) for r in results] == [("ok", 5)] * 5
 
 
-def test_stopped_interpreter_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_interpreter_is_replaced(own: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caco_ray.sandbox.zygote._SEAL_S", 0.5)
     monkeypatch.setattr("caco_ray.sandbox.zygote._REPLY_S", 0.5)
     with Sandbox() as box:
         box.run("output = 1")
-        for pid in descendants(os.getpid()):
+        for pid in own():
             os.kill(pid, signal.SIGSTOP)
         result = box.run("output = 2")
         assert (result.status, result.output, result.attempts) == ("ok", 2, 2)
-    assert descendants(os.getpid()) == set()
+    assert own() == set()
 
 
-def test_an_interpreter_that_cannot_be_replaced_gives_sandbox_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_that_cannot_be_replaced_gives_sandbox_error(own: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as box:
         box.run("output = 1")
         monkeypatch.setattr("caco_ray.sandbox.zygote._BOOT", "raise SystemExit('gone')")
-        for pid in descendants(os.getpid()):
+        for pid in own():
             os.kill(pid, signal.SIGKILL)
         result = box.run("output = 2")
         assert result.status == "sandbox_error" and result.attempts == 2 and "gone" in str(result.error)
 
 
-def test_interpreters_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreters_are_recycled(own: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_RECYCLE_AFTER", 10)
     with Sandbox() as box:
         generations = set()
         for i in range(35):
             assert box.run(f"output = {i}").output == i
-            generations |= descendants(os.getpid())
+            generations |= own()
         assert len(generations) >= 4
-        assert len(descendants(os.getpid())) <= 2
+        assert len(own()) <= 2
 
 
 @pytest.mark.parametrize("level", ["L2", "L3"])
@@ -150,7 +157,7 @@ def test_no_orphan_even_if_the_control_socket_lives_on() -> None:
         owner.stdout.close()
 
 
-def test_descriptors_and_children_stay_constant() -> None:
+def test_descriptors_and_children_stay_constant(own: Callable[[], set[int]]) -> None:
     hostile = [
         "import os\nos._exit(3)",
         "1/0",
@@ -161,8 +168,8 @@ def test_descriptors_and_children_stay_constant() -> None:
     ]
     with Sandbox() as box:
         box.run_many(hostile)
-        descriptors, family = len(os.listdir("/proc/self/fd")), descendants(os.getpid())
+        descriptors, family = len(os.listdir("/proc/self/fd")), own()
         box.run_many(hostile * 30)
         assert len(os.listdir("/proc/self/fd")) == descriptors
-        assert descendants(os.getpid()) == family
-    assert descendants(os.getpid()) == set()
+        assert own() == family
+    assert own() == set()
