@@ -5,24 +5,31 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from caco_ray.config import Config, Model, load_config, validate
+from caco_ray.config import Config, Model, Strict, load_config, validate
 from caco_ray.errors import CacoError, ConfigError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+Validated = TypeVar("Validated", bound=Strict)
+
 
 def run_job(job: Callable[[Config], int | None]) -> NoReturn:
     """Compose the config from the command line, run `job` with it, and exit: 0, what `job` returns, 2 (user error) or 130 (Ctrl-C)."""
-    guarded(lambda: _composed(job))
+    run_composed("config", load_config, job)
+
+
+def run_composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Callable[[Validated], int | None]) -> NoReturn:
+    """As `run_job`, with the tree of `conf/<name>.yaml` validated by `load`."""
+    guarded(lambda: _composed(name, load, job))
 
 
 def guarded(action: Callable[[], int | None]) -> NoReturn:
@@ -52,12 +59,12 @@ def parse_arguments(model: type[Model]) -> Model:
     return validate(model, OmegaConf.to_container(OmegaConf.from_dotlist(sys.argv[1:])))  # type: ignore[arg-type]
 
 
-def _composed(job: Callable[[Config], int | None]) -> int | None:
+def _composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Callable[[Validated], int | None]) -> int | None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to `guarded`: Hydra's own report is many lines
     sys.argv[1:] = [_allow_new_key(argument) for argument in sys.argv[1:]]
     trees: list[DictConfig] = []
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(trees.append)()
-    codes = [job(load_config(_resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(trees.append)()
+    codes = [job(load(_resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`
     return next((code for code in codes if code), None)
 
 

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from itertools import chain, islice
 
 from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
@@ -20,10 +19,9 @@ from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
 from caco_ray.operators import actor, executor, model, task
 from caco_ray.progress import StageBar
-from caco_ray.prompts import Segment, student_example, training_examples
 from caco_ray.report import print_table, write_card, write_report
-from caco_ray.run import Run
-from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, Row, to_table
+from caco_ray.run import FOLDERS, Run
+from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
 from caco_ray.source import KeptRows, Mapped, SampleRange
@@ -31,7 +29,6 @@ from caco_ray.stages import agreement, assemble, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Totals
-from caco_ray.training.types import Examples
 
 REPORT = "report.html"
 
@@ -123,8 +120,7 @@ def unify(run: Run) -> str:
 
 def train_codegen(run: Run) -> str:
     """The sampler, fine-tuned on the kept programs of `unify` (in quickstart on the other two roles as well)."""
-    training = run.config.training.codegen
-    return _train(run, "train_codegen", training, run.config.models.base, "unify", partial(training_examples, roles=training.roles))
+    return _train(run, "train_codegen", run.config.training.codegen, run.config.models.base, "unify")
 
 
 def scale(run: Run) -> str:
@@ -199,7 +195,7 @@ def assemble_dataset(run: Run) -> str:
 
 def train_student(run: Run) -> str:
     """A student, fine-tuned on the shipped instructions and solutions."""
-    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble", _student_examples)
+    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble")
 
 
 def evaluate(run: Run) -> str:
@@ -242,8 +238,9 @@ STEPS: dict[str, Callable[[Run], str]] = {
 }
 
 
-def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str, examples: Examples) -> str:
+def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str) -> str:
     run.connect()
+    from caco_ray.training.sources import committed_data
     from caco_ray.training.trainer import train_model
 
     started, folder = time.monotonic(), run.claim(stage)
@@ -251,17 +248,12 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: st
         result = train_model(
             training,
             base=str(run.model_path(base)),
-            rows=run.dataset(parent).rows,
-            examples=examples,
+            data=[committed_data(FOLDERS[parent], run.dataset(parent), training)],
             output_dir=folder.local_path,
             on_step=lambda step: bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"),
         )
     run.close(stage, started, metrics=asdict(result))
     return f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
-
-
-def _student_examples(row: Row) -> list[tuple[Segment, ...]]:
-    return [student_example(row)]
 
 
 def _protected_questions(run: Run) -> select.EvaluationIndex:

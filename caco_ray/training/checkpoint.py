@@ -1,21 +1,28 @@
 """Where checkpoints go. The loop asks a `Checkpoints` to keep what all ranks write, and for the newest when it starts.
 
-A DeepSpeed checkpoint is one folder with a file per rank; it can be continued at the world size that wrote it.
+A DeepSpeed checkpoint is one folder with a file per rank, which only as many ranks can load; for another number of ranks it is first
+turned into DeepSpeed's universal form (https://www.deepspeed.ai/tutorials/universal-checkpointing/), on rank 0.
 """
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
+from caco_ray.errors import CacoError
 from caco_ray.training.types import Totals
 
 KEEP = 2
+_TAG = "state"
+_UNIVERSAL_TAG = "state_universal"
+_WORLD_FILE = "ranks.txt"  # how many wrote the checkpoint
 
 
 class Checkpoints(Protocol):
@@ -63,12 +70,56 @@ class FolderCheckpoints:
         yield max(self._folder.glob("step-*"), default=None)
 
 
+@dataclass(frozen=True)
+class Loadable:
+    """A checkpoint that this number of ranks can load; built into the engine, then given to `load_state`."""
+
+    folder: Path
+    tag: str = _TAG
+    universal: bool = False
+
+
 def save_state(engine: Any, folder: Path, step: int, totals: Totals) -> None:
     """Write this rank's share of the training state. A collective."""
-    engine.save_checkpoint(str(folder), tag="state", client_state={"caco_step": step, "caco_totals": asdict(totals)})
+    client_state = {"caco_step": step, "caco_totals": asdict(totals)}
+    engine.save_checkpoint(str(folder), tag=_TAG, client_state=client_state)
+    if dist.get_rank() == 0:
+        (folder / _WORLD_FILE).write_text(str(dist.get_world_size()))
 
 
-def load_state(engine: Any, folder: Path) -> tuple[int, Totals]:
+@contextmanager
+def loadable(folder: Path | None, scratch: Path) -> Iterator[Loadable | None]:
+    """`folder` as it is, or converted in `scratch` (seen by all ranks) where another number of ranks wrote it. A collective."""
+    if folder is None:
+        yield None
+        return
+    sharded = any((folder / _TAG).glob("*optim_states.pt"))  # without ZeRO every rank has everything
+    if not sharded or int((folder / _WORLD_FILE).read_text()) == dist.get_world_size():
+        yield Loadable(folder)
+        return
+    converted = scratch / "universal"
+    if dist.get_rank() == 0:
+        _convert(folder, converted)
+    dist.barrier()
+    yield Loadable(converted, _UNIVERSAL_TAG, universal=True)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(converted)
+
+
+def _convert(folder: Path, target: Path) -> None:
+    """In a process of its own: DeepSpeed offers a command, prints what it does, and holds what it reads."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(folder / _TAG), "--output_folder", str(target / _UNIVERSAL_TAG)]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CacoError(f"{folder}: cannot be converted for another number of workers ({done.stderr.strip().splitlines()[-1]})")
+
+
+def load_state(engine: Any, checkpoint: Loadable) -> tuple[int, Totals]:
     """Restore what `save_state` wrote; returns the number of finished steps and the running totals. A collective."""
-    _, client_state = engine.load_checkpoint(str(folder), tag="state")
+    _, client_state = engine.load_checkpoint(str(checkpoint.folder), tag=checkpoint.tag)
     return int(client_state["caco_step"]), Totals(**client_state["caco_totals"])

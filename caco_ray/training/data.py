@@ -1,89 +1,155 @@
 """Rows -> `tokens.arrow`: every training sequence tokenised once, memory-mapped by all workers.
 
-Columns: `row_id`, `input_ids` (list<int32>), `learn` (list<bool>, true where the loss counts the token). Over-long sequences are left
-out whole and counted, never cut; `skipped.jsonl` beside the file names them.
+Columns: `row_id`, `source` (which data set of the mixture), `heldout`, `input_ids` (list<int32>), `learn` (list<bool>, true where the
+loss counts the token), `learned` (how many those are). Over-long sequences are left out whole and counted, never cut; `skipped.jsonl`
+beside the file names them. `tokens.json`, written last, says what the file was made of: an interrupted training finds it and goes on.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from caco_ray import __version__
+from caco_ray.config import TrainingConfig
 from caco_ray.errors import UserError
 from caco_ray.prompts import Segment
-from caco_ray.training.types import Examples, Rows, TokenStats
+from caco_ray.training.types import TokenStats, TrainingData
 
 TOO_LONG = "too_long"
 NOTHING_TO_LEARN = "nothing_to_learn"
-_SCHEMA = pa.schema([("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("learn", pa.list_(pa.bool_()))])
+_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("source", pa.int16()),
+        ("heldout", pa.bool_()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("learn", pa.list_(pa.bool_())),
+        ("learned", pa.int32()),
+    ]
+)
 _ROWS_PER_BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Example:
+    """One row of `tokens.arrow`."""
+
     row_id: str
+    source: int
+    heldout: bool
     input_ids: list[int]
     learn: list[bool]
+    learned: int  # the first token has nothing before it to be predicted from, and never counts
 
 
-def write_tokens(rows: Rows, examples: Examples, tokenizer: Any, max_length: int, path: Path) -> TokenStats:
-    """Tokenise every example of every row into `path`; the file appears whole or not at all.
+def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig, path: Path) -> TokenStats:
+    """Tokenise every example of every row of the mixture into `path`, unless that has been done; the file appears whole or not at all.
 
     Raises:
-        UserError: there are no rows, or none of their examples can be used.
+        UserError: there are no rows, or none of the examples of a data set can be used.
     """
-    skipped: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    partial = path.with_suffix(".partial")
+    note, key = path.with_suffix(".json"), _key(data, tokenizer, training)
+    if key and note.exists() and (known := json.loads(note.read_text()))["key"] == key:
+        return TokenStats(**known["stats"])
+    note.unlink(missing_ok=True)
+    partial, counts = path.with_suffix(".partial"), _Counts()
     with (
         pa.OSFile(str(partial), "wb") as file,
         pa.ipc.new_file(file, _SCHEMA) as writer,
         path.with_name("skipped.jsonl").open("w") as skipped_file,
     ):
         buffer: list[dict[str, Any]] = []
-        for sequence in _sequences(rows, examples, tokenizer, counts):
-            reason = _unusable(sequence, max_length)
-            if reason:
-                skipped[reason] += 1
-                entry = {"row_id": sequence.row_id, "reason": reason, "tokens": len(sequence.input_ids)}
-                skipped_file.write(json.dumps(entry) + "\n")
-                continue
-            counts["examples"] += 1
-            counts["tokens"] += len(sequence.input_ids)
-            counts["learned"] += sum(sequence.learn)
-            buffer.append(asdict(sequence))
+        for example in _examples(data, tokenizer, training, counts):
+            if counts.take(example, training.max_length, skipped_file):
+                buffer.append(asdict(example))
             if len(buffer) == _ROWS_PER_BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=_SCHEMA))
                 buffer.clear()
         if buffer:
             writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=_SCHEMA))
-    stats = TokenStats(counts["rows"], counts["examples"], counts["tokens"], counts["learned"], dict(skipped))
-    _require_some(stats, max_length)
+    for source, entry in enumerate(data):
+        counts.require_some(source, entry.name, training)
+    stats = counts.stats()
+    if training.heldout_fraction and not stats.heldout:
+        raise UserError(f"training heldout_fraction={training.heldout_fraction}: holds out none of {stats.examples} examples; raise it")
     os.replace(partial, path)
+    note.write_text(json.dumps({"key": key, "stats": asdict(stats)}))
     return stats
 
 
-def _sequences(rows: Rows, examples: Examples, tokenizer: Any, counts: Counter[str]) -> Iterator[Sequence]:
+class _Counts:
+    """What has been seen, by data set."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[int] = Counter()
+        self.kept: Counter[tuple[int, bool]] = Counter()  # by data set and `heldout`
+        self.skipped: dict[int, Counter[str]] = {}
+        self.tokens = self.learned = 0
+
+    def take(self, example: Example, max_length: int, skipped_file: TextIO) -> bool:
+        """Count an example; false if it cannot be used."""
+        reason = TOO_LONG if len(example.input_ids) > max_length else None if example.learned else NOTHING_TO_LEARN
+        if reason:
+            self.skipped.setdefault(example.source, Counter())[reason] += 1
+            entry = {"row_id": example.row_id, "reason": reason, "tokens": len(example.input_ids)}
+            skipped_file.write(json.dumps(entry) + "\n")
+            return False
+        self.kept[example.source, example.heldout] += 1
+        self.tokens += len(example.input_ids)
+        self.learned += example.learned
+        return True
+
+    def require_some(self, source: int, name: str, training: TrainingConfig) -> None:
+        rows, where = self.rows[source], f"training data {name}"
+        if rows == 0:
+            raise UserError(f"{where}: no rows were kept by the stages before; look at the reasons in their report")
+        if not self.kept[source, False] + self.kept[source, True]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.get(source, {}).items())
+            wanted = f"no row has the columns that prompts={training.prompts}, roles={','.join(training.roles)} learn from"
+            limit = f"training max_length={training.max_length} tokens"
+            raise UserError(f"{where}: none of {rows} rows can be used ({reasons or wanted}; {limit})")
+        if not self.kept[source, False]:
+            raise UserError(f"{where}: all of its examples are held out; lower training heldout_fraction")
+
+    def stats(self) -> TokenStats:
+        skipped = sum(self.skipped.values(), Counter[str]())
+        heldout = sum(count for (_, held), count in self.kept.items() if held)
+        return TokenStats(self.rows.total(), self.kept.total(), heldout, self.tokens, self.learned, dict(skipped))
+
+
+def _examples(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig, counts: _Counts) -> Iterator[Example]:
     prefix = start_ids(tokenizer)
-    for row in rows():
-        counts["rows"] += 1
-        for segments in examples(row):
-            yield _encode(row["row_id"], segments, tokenizer, prefix)
+    for source, entry in enumerate(data):
+        for row in entry.rows():
+            counts.rows[source] += 1
+            heldout = is_heldout(row["row_id"], training.heldout_fraction)
+            for segments in entry.examples(row):
+                ids, learn = _encode(segments, tokenizer, prefix)
+                yield Example(row["row_id"], source, heldout, ids, learn, sum(learn[1:]))
 
 
-def _encode(row_id: str, segments: tuple[Segment, ...], tokenizer: Any, prefix: list[int]) -> Sequence:
+def is_heldout(row_id: str, fraction: float) -> bool:
+    """Drawn by the id: all examples of a row fall on one side, in every training."""
+    digest = hashlib.blake2b(f"heldout\x1f{row_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def _encode(segments: tuple[Segment, ...], tokenizer: Any, prefix: list[int]) -> tuple[list[int], list[bool]]:
     input_ids, learn = list(prefix), [False] * len(prefix)
     for segment in segments:
         ids = tokenizer(segment.text, add_special_tokens=False).input_ids  # text of special tokens becomes their ids
         input_ids += ids
         learn += [segment.learn] * len(ids)
-    return Sequence(row_id, input_ids, learn)
+    return input_ids, learn
 
 
 def start_ids(tokenizer: Any) -> list[int]:
@@ -93,26 +159,24 @@ def start_ids(tokenizer: Any) -> list[int]:
     return list(full[: full.index(bare[0])]) if bare[0] in full else []
 
 
-def _unusable(sequence: Sequence, max_length: int) -> str | None:
-    if len(sequence.input_ids) > max_length:
-        return TOO_LONG
-    return None if any(sequence.learn[1:]) else NOTHING_TO_LEARN  # the first token has nothing before it to be predicted from
-
-
-def _require_some(stats: TokenStats, max_length: int) -> None:
-    if stats.rows == 0:
-        raise UserError("training data: no rows were kept by the stages before; look at the reasons in their report")
-    if stats.examples == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in stats.skipped.items()) or "no row has the columns of training.roles"
-        raise UserError(f"training data: none of {stats.rows} rows can be used ({reasons}; training max_length={max_length} tokens)")
+def _key(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig) -> str | None:
+    """Names what the tokens are made of; None where a data set cannot be named."""
+    if any(entry.fingerprint is None for entry in data):
+        return None
+    wanted = training.model_dump(include={"roles", "prompts", "domain_tags", "max_length", "heldout_fraction"}, mode="json")
+    body = [__version__, wanted, [(entry.name, entry.fingerprint) for entry in data], tokenizer.get_vocab()]
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class TokenFile:
-    """Random access to `tokens.arrow` without loading it."""
+    """Random access to `tokens.arrow` without loading it. The arrays have one entry per example."""
 
     def __init__(self, path: str) -> None:
         self._table = pa.ipc.open_file(pa.memory_map(path)).read_all()
-        self.lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in self._table["input_ids"].chunks])
+        self.lengths: np.ndarray = pc.list_value_length(self._table["input_ids"]).to_numpy()
+        self.learned: np.ndarray = self._table["learned"].to_numpy()
+        self.sources: np.ndarray = self._table["source"].to_numpy()
+        self.heldout: np.ndarray = self._table["heldout"].to_numpy()
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -4,13 +4,18 @@ import logging
 import os
 import socket
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
+from caco_ray.errors import ModelError
+from caco_ray.training.attention import check_packable, use_packed_attention
+from caco_ray.training.lora import add_adapters
 
+_PATIENCE = timedelta(hours=2)  # under torchrun all ranks wait while the first one tokenises
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
@@ -28,7 +33,7 @@ def prepare_process(device: str, cpus: int) -> None:
             os.environ.setdefault(key, value)
         if "MASTER_PORT" not in os.environ:
             os.environ["MASTER_PORT"] = str(_free_port())
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0)
     import deepspeed  # reads DS_ACCELERATOR
@@ -56,58 +61,89 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
-    """DeepSpeed's JSON. The learning rate is set by the loop, step by step."""
+def deepspeed_config(training: TrainingConfig, *, universal: bool = False) -> dict[str, Any]:
+    """DeepSpeed's JSON. The loop itself sets the learning rate and says which forward pass is the last of a step.
+
+    universal: the checkpoint to be loaded is in DeepSpeed's universal form, see checkpoint.py.
+    """
     zero: dict[str, Any] = {"stage": training.zero_stage, "contiguous_gradients": True, "overlap_comm": training.gpus_per_worker > 0}
     if training.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if training.offload == "cpu" and training.zero_stage:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if training.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": training.gpus_per_worker > 0}
+    if training.offload == "nvme":
+        place = {"device": "nvme", "nvme_path": training.nvme_dir, "pin_memory": training.gpus_per_worker > 0}
+        zero |= {"offload_optimizer": place, "offload_param": place}
     return {
-        "train_batch_size": training.batch_rows,
+        "train_batch_size": training.micro_batch_rows * training.workers,  # of a forward pass: how many make a step, the loop decides
         "train_micro_batch_size_per_gpu": training.micro_batch_rows,
-        "gradient_accumulation_steps": micro_steps(training),
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": training.dtype == "bfloat16"},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW also where states are offloaded: DeepSpeed's own is compiled at first use
+        "checkpoint": {"load_universal": universal},
         "steps_per_print": 10**9,
     }
 
 
-def micro_steps(training: TrainingConfig) -> int:
-    """Forward passes of one worker in one optimizer step."""
-    return training.batch_rows // (training.micro_batch_rows * training.workers)
+def build_engine(training: TrainingConfig, base: str, *, universal: bool = False) -> Any:
+    """The DeepSpeed engine around the model in the folder `base`.
 
-
-def build_engine(training: TrainingConfig, base: str) -> Any:
-    """The DeepSpeed engine around the model in the folder `base`."""
+    Raises:
+        ModelError: the model cannot be trained as the config asks.
+    """
     import deepspeed
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
+
+    config = deepspeed_config(training, universal=universal)
+    loading = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None  # while it lives, from_pretrained loads into shards
+    model = _model(training, base)
+    del loading
+    optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.999), fused=True)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def _model(training: TrainingConfig, base: str) -> Any:
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    config = deepspeed_config(training)
-    keep_alive = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None  # makes from_pretrained load straight into shards
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, training.dtype), local_files_only=True)
     model.config.use_cache = False
     model.train()
+    if training.batching == "packed":
+        check_packable(model, training.max_length)
+        use_packed_attention(model)
     if training.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.999), fused=True)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
-    engine.caco_keep_alive = keep_alive
-    return engine
+    if training.liger:
+        _use_liger(model)
+    if training.lora is not None:
+        add_adapters(model, training.lora)
+    return model
+
+
+def _use_liger(model: Any) -> None:
+    """Fused norms, rotary embedding and MLP; the loss stays ours, which needs no logits of positions without a loss."""
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ModelError("training liger=true needs the package liger-kernel: install the extra `liger`, or leave it off") from error
+    _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False)
 
 
 def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms and biases do not. (Under ZeRO-3 a parameter shows its true shape as `ds_shape`.)"""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not weight_decay:
-        return [{"params": list(model.parameters()), "weight_decay": 0.0}]
-    matrices: list[torch.nn.Parameter] = []
-    vectors: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
-        (matrices if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else vectors).append(parameter)
+        return [{"params": trained, "weight_decay": 0.0}]
+    matrices = [parameter for parameter in trained if _dimensions(parameter) > 1]
+    vectors = [parameter for parameter in trained if _dimensions(parameter) <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def _dimensions(parameter: torch.nn.Parameter) -> int:
+    return len(getattr(parameter, "ds_shape", parameter.shape))

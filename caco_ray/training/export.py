@@ -9,14 +9,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from caco_ray.config import TrainingConfig
 from caco_ray.prompts import END
+from caco_ray.training.lora import merged
+from caco_ray.training.types import TrainLoopConfig
 
 _CARD = """---
 base_model: {base}
 library_name: transformers
 ---
 # {name}
-{base} fine-tuned with caco_ray on {examples} sequences ({learned} learned tokens): {steps} steps, final loss {loss:.3f}.
+{base} fine-tuned with caco_ray on {examples} sequences: {steps} steps.
+
+Data: {data}
+
+```json
+{metrics}
+```
+
+Settings of the training:
 
 ```json
 {settings}
@@ -24,7 +35,7 @@ library_name: transformers
 """
 
 
-def export_model(engine: Any, tokenizer: Any, target: Path, card: str) -> None:
+def export_model(engine: Any, training: TrainingConfig, tokenizer: Any, target: Path, card: str) -> None:
     """Gather the weights (a collective under ZeRO-3) and write the folder on rank 0; returns on all ranks when it is there."""
     gather = engine._zero3_consolidated_16bit_state_dict if engine.zero_optimization_stage() == 3 else engine.module.state_dict
     state = gather()  # on every rank; under ZeRO-3 rank 0 alone gets the tensors
@@ -32,7 +43,7 @@ def export_model(engine: Any, tokenizer: Any, target: Path, card: str) -> None:
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write(engine.module, state, tokenizer, partial)
+        _write(engine.module, merged(state, training.lora) if training.lora else state, tokenizer, partial)
         (partial / "README.md").write_text(card)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
@@ -42,7 +53,7 @@ def export_model(engine: Any, tokenizer: Any, target: Path, card: str) -> None:
 def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)  # the same numbers as the input embedding: loaders tie them again
-    model.config.use_cache = True
+    model.config.use_cache = True  # off in training; a model that is trained on after this asks for it off in each call
     _stop_at_turn_end(model.generation_config, tokenizer)
     model.save_pretrained(folder, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     tokenizer.save_pretrained(folder)
@@ -58,8 +69,9 @@ def _stop_at_turn_end(generation_config: Any, tokenizer: Any) -> None:
     generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
 
 
-def model_card(base: str, settings: dict[str, Any], *, examples: int, learned: int, steps: int, loss: float) -> str:
-    """A short README of the exported folder."""
-    name = f"{Path(base).name}-caco"
-    text = json.dumps(settings, indent=1)
-    return _CARD.format(base=Path(base).name, name=name, examples=examples, learned=learned, steps=steps, loss=loss, settings=text)
+def model_card(config: TrainLoopConfig, examples: int, steps: int, metrics: dict[str, Any]) -> str:
+    """A short README of the exported folder: what it was trained from and on, how, and how well."""
+    base, data = Path(config.base).name, "; ".join(config.data) or "(not named)"
+    settings = json.dumps(config.training.model_dump(mode="json"), indent=1)
+    figures = json.dumps(metrics, indent=1)
+    return _CARD.format(base=base, name=f"{base}-caco", examples=examples, steps=steps, data=data, metrics=figures, settings=settings)

@@ -1,6 +1,7 @@
 """`progress.jsonl`: one `Step` a line, appended by rank 0 while it trains and followed by whoever draws a bar or a loss curve."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,20 +11,35 @@ from pathlib import Path
 from caco_ray.training.types import Step
 
 FILE_NAME = "progress.jsonl"
+BOARD_FOLDER = "tensorboard"
+_PLOTTED = ("loss", "heldout_loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu")
 _POLL_S = 0.5
 
 
 class ProgressWriter:
-    """Appends steps; opened at `done_steps`, so that lines which a killed attempt wrote after its last checkpoint go away."""
+    """Appends steps, here and as TensorBoard events in `tensorboard/`.
+
+    Opened at `done_steps`, so that what a killed attempt wrote after its last checkpoint goes away.
+    """
 
     def __init__(self, folder: Path, done_steps: int) -> None:
+        from tensorboardX import SummaryWriter
+
         self._path = folder / FILE_NAME
         kept = [step for step in read_progress(folder) if step.step <= done_steps]
         self._path.write_text("".join(_line(step) for step in kept))
+        self._board = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=done_steps + 1)
 
     def write(self, step: Step) -> None:
         with self._path.open("a") as file:
             file.write(_line(step))
+        for name in _PLOTTED:
+            value = getattr(step, name)
+            if value is not None:
+                self._board.add_scalar(name, value, step.step)
+
+    def close(self) -> None:
+        self._board.close()
 
 
 def read_progress(folder: Path) -> list[Step]:
@@ -51,13 +67,21 @@ def following(folder: Path, on_step: Callable[[Step], None] | None) -> Iterator[
 
 
 def _follow(folder: Path, on_step: Callable[[Step], None], stop: threading.Event) -> None:
-    shown = 0
+    """Reads what was added only: a curve of a hundred thousand steps is not parsed twice a second."""
+    path, place, shown = folder / FILE_NAME, 0, 0
     while True:
         last_look = stop.wait(_POLL_S)
-        for step in read_progress(folder):
-            if step.step > shown:
-                shown = step.step
-                on_step(step)
+        if path.exists():
+            with path.open("rb") as file:
+                place = min(place, file.seek(0, os.SEEK_END))  # shorter than before: a restart cut off what its checkpoint did not have
+                file.seek(place)
+                added = file.read()
+            *lines, _ = added.split(b"\n")
+            place += sum(len(line) + 1 for line in lines)
+            for step in (Step(**json.loads(line)) for line in lines):
+                if step.step > shown:
+                    shown = step.step
+                    on_step(step)
         if last_look:
             return
 

@@ -5,12 +5,9 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 """
 
 import contextlib
-import hashlib
-import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +15,43 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.metrics import Gauge
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import CacoError, StorageError, UserError
-from caco_ray.training.base import check_base, load_tokenizer, weight_bytes
+from caco_ray.errors import CacoError, UserError
 from caco_ray.training.checkpoint import KEEP, NoCheckpoints
-from caco_ray.training.data import TOO_LONG, write_tokens
+from caco_ray.training.prepare import prepare, write_result
 from caco_ray.training.progress import following
-from caco_ray.training.types import Examples, Rows, Step, TokenStats, TrainLoopConfig, TrainResult
+from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
 
-_RESULT_FILE = "result.json"
-_WORK_FOLDER = "work"
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
-_SPARE_MB = 100  # for the tokens and everything small
-_STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
 
 
 def train_model(
     training: TrainingConfig,
     *,
     base: str,
-    rows: Rows,
-    examples: Examples,
+    data: Sequence[TrainingData],
     output_dir: Path,
     storage_dir: str | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> TrainResult:
-    """Fine-tune `base` on the examples of `rows` and leave the model in `output_dir/model`.
+    """Fine-tune `base` on the mixture `data` and leave the model in `output_dir/model`.
 
-    `output_dir` is on a disk that all workers see; it also gets `progress.jsonl` (the loss curve), `skipped.jsonl` and `result.json`.
-    `storage_dir` (a path or URL for `pyarrow.fs`) holds checkpoints while training runs; default `output_dir/work`. `on_step` is
-    called from a thread of this process.
+    `output_dir` is on a disk that all workers see; it also gets `progress.jsonl` (the loss curve), `tensorboard/`, `skipped.jsonl` and
+    `result.json`. `storage_dir` (a path or URL for `pyarrow.fs`) holds checkpoints while training runs; default `output_dir/work`.
+    `on_step` is called from a thread of this process.
 
     Raises:
-        ModelError: `base` is not a model folder.
+        ModelError: `base` is not a model folder, or cannot be trained as `training` asks.
         StorageError: the disk is too small for the export and the checkpoints.
         UserError: no usable examples, or the training diverged.
     """
-    folder = check_base(base)
-    tokenizer = load_tokenizer(folder)
-    work = output_dir / _WORK_FOLDER
-    work.mkdir(parents=True, exist_ok=True)
-    _check_disk(training, folder, output_dir)
-    tokens = work / "tokens.arrow"
-    stats = write_tokens(rows, examples, tokenizer, training.max_length, tokens)
-    (work / "skipped.jsonl").replace(output_dir / "skipped.jsonl")
-    config = TrainLoopConfig(training, str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()))
-    trainer = _ray_trainer(config, storage_dir or str(work.absolute()), _fingerprint(config, tokens))
+    prepared = prepare(training, base, data, output_dir)
+    trainer = _ray_trainer(prepared.config, storage_dir or str(prepared.work.absolute()), prepared.name)
     with following(output_dir, on_step), _one_line_errors():
         trainer.fit()
-    result = _finish(output_dir, stats)
-    shutil.rmtree(work)
-    return result
+    return prepared.finish()
 
 
 def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrainer:
@@ -96,11 +78,26 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     config: TrainLoopConfig = loop_config["config"]
     checkpoints = RayCheckpoints() if config.training.checkpoint_every_steps else NoCheckpoints()
     try:
-        result: dict[str, Any] = asdict(train_loop(config, checkpoints))
+        result: dict[str, Any] = asdict(train_loop(config, checkpoints, Gauges().set))
     except UserError as error:  # the data's fault, not a worker's: no restart would help, so it is a result
         result = {"user_error": str(error)}
     if ray.train.get_context().get_world_rank() == 0:
-        _write_json(Path(config.output_dir) / _RESULT_FILE, result)
+        write_result(config, result)
+
+
+class Gauges:
+    """The newest step for Prometheus, at Ray's own metrics port."""
+
+    _NAMES = ("step", "loss", "heldout_loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "seconds_left")
+
+    def __init__(self) -> None:
+        self._gauges = {name: Gauge(f"caco_training_{name}", f"{name} of the newest optimizer step") for name in self._NAMES}
+
+    def set(self, step: Step) -> None:
+        for name, gauge in self._gauges.items():
+            value = getattr(step, name)
+            if value is not None:
+                gauge.set(value)
 
 
 class RayCheckpoints:
@@ -137,37 +134,3 @@ def _one_line_errors() -> Iterator[None]:
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
-
-
-def _finish(output_dir: Path, stats: TokenStats) -> TrainResult:
-    body = json.loads((output_dir / _RESULT_FILE).read_text())
-    if "user_error" in body:
-        (output_dir / _RESULT_FILE).unlink()
-        raise UserError(body["user_error"])
-    result = replace(TrainResult(**body), skipped_too_long=stats.skipped.get(TOO_LONG, 0))
-    _write_json(output_dir / _RESULT_FILE, asdict(result))
-    return result
-
-
-def _write_json(path: Path, body: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(body, indent=1) + "\n")
-    partial.replace(path)
-
-
-def _fingerprint(config: TrainLoopConfig, tokens: Path) -> str:
-    """Names a training by its settings and tokens: another config or other data never continues this one's checkpoints."""
-    digest = hashlib.blake2b(config.training.model_dump_json().encode(), digest_size=6)
-    digest.update(config.base.encode())
-    with tokens.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"training-{digest.hexdigest()}"
-
-
-def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
-    copies = 1.0 + (_STATE_BYTES * (KEEP + 1) if training.checkpoint_every_steps else 0)
-    needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
-    if free_mb < needed_mb:
-        what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"
-        raise StorageError(f"{output_dir}: {free_mb:,} MB free, {what} need {needed_mb:,} MB: make room or choose another run.dir")

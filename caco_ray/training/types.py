@@ -12,13 +12,26 @@ Examples = Callable[[Row], list[tuple[Segment, ...]]]  # training sequences of o
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """One data set of a mixture: an epoch holds `weight` times its examples."""
+
+    name: str
+    rows: Rows
+    examples: Examples
+    weight: float = 1.0
+    fingerprint: str | None = None  # of what `rows` gives; with it the tokens of an interrupted training are used again
+
+
+@dataclass(frozen=True)
 class TrainLoopConfig:
     """One worker's whole knowledge; the same on every rank. The paths are on a disk that all workers see."""
 
     training: TrainingConfig
     base: str  # model folder
     tokens: str  # tokens.arrow, see data.py
-    output_dir: str  # gets `model/` and `progress.jsonl`
+    output_dir: str  # gets `model/`, `progress.jsonl` and `tensorboard/`
+    weights: tuple[float, ...] = (1.0,)  # of the data sets, in the order of the tokens' `source`
+    data: tuple[str, ...] = ()  # their names and fingerprints, for the model card
 
     @property
     def device(self) -> str:
@@ -31,6 +44,7 @@ class TokenStats:
 
     rows: int
     examples: int
+    heldout: int  # of the examples
     tokens: int
     learned_tokens: int
     skipped: dict[str, int]
@@ -49,6 +63,13 @@ class Step:
     tokens: int
     tokens_per_s: float  # of this step
     seconds: float  # spent in steps since the start of training
+    mfu: float | None = None  # of this step; null where the device's peak is not known
+    heldout_loss: float | None = None  # mean over the learned tokens of the held-out examples; null in steps without evaluation
+
+    @property
+    def seconds_left(self) -> float:
+        """At the mean pace so far."""
+        return self.seconds / self.step * (self.steps - self.step)
 
 
 @dataclass
@@ -56,17 +77,14 @@ class Totals:
     """Running sums of a training; part of its checkpoints. `losses` has one entry per step."""
 
     tokens: int = 0
-    padded: int = 0
+    slots: int = 0  # tokens that all ranks had time for: with padding, and with waiting for the longest share
     learned: int = 0
+    flops: float = 0.0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-
-    def add(self, tokens: int, padded: int, learned: int, seconds: float, loss: float) -> None:
-        self.tokens += tokens
-        self.padded += padded
-        self.learned += learned
-        self.seconds += seconds
-        self.losses.append(loss)
+    best_heldout: float | None = None
+    last_heldout: float | None = None
+    evaluations_since_best: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,11 +92,14 @@ class TrainResult:
     """Outcome of a finished training, its resumed parts included. `tokens` are useful ones; `seconds` were spent in steps."""
 
     steps: int
-    examples: int
+    examples: int  # trained on
     skipped_too_long: int
     tokens: int
     learned_tokens: int
     final_loss: float  # mean of the last tenth of the steps
     seconds: float
     tokens_per_s: float
-    packing_efficiency: float  # useful tokens / tokens with padding
+    packing_efficiency: float  # tokens / tokens that all ranks had time for
+    heldout_loss: float | None  # of the exported model
+    mfu: float | None
+    stopped_early: bool

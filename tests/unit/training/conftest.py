@@ -1,12 +1,9 @@
 """A tiny Llama (head size 32, tied embeddings) with a tokenizer of its own, and a way to run the loop on several real ranks."""
 
-import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,14 @@ from caco_ray.prompts import training_examples
 from caco_ray.schema import Row
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.data import write_tokens
-from caco_ray.training.types import TrainLoopConfig
+from caco_ray.training.examples import make_examples
+from caco_ray.training.types import TrainingData, TrainLoopConfig
+from tests.unit.training.rank import run_rank
 
 ROLES = ("sample", "reverse", "solve")
-WORKER = Path(__file__).with_name("rank.py")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+RANKS = multiprocessing.get_context("forkserver")  # imports torch and DeepSpeed once: a rank starts in milliseconds
+RANKS.set_forkserver_preload(["caco_ray.training.loop", "deepspeed", "transformers.models.llama.modeling_llama"])
 
 
 def make_rows(count: int = 24) -> list[Row]:
@@ -39,6 +40,10 @@ def make_rows(count: int = 24) -> list[Row]:
 
 def examples(row: Row) -> list[Any]:
     return training_examples(row, ROLES)
+
+
+def made_up(rows: list[Row] | None = None, **changes: Any) -> TrainingData:
+    return TrainingData("made_up", lambda: make_rows() if rows is None else rows, make_examples(settings(**changes)))
 
 
 def settings(**changes: Any) -> TrainingConfig:
@@ -84,7 +89,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokens(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokens") / "tokens.arrow"
-    write_tokens(make_rows, examples, load_tokenizer(base), 256, path)
+    write_tokens([made_up()], load_tokenizer(base), settings(), path)
     return path
 
 
@@ -96,25 +101,20 @@ def loop_config(base: Path, tokens: Path) -> Callable[..., TrainLoopConfig]:
     return make
 
 
-def run_ranks(configs: list[TrainLoopConfig], folder: Path, **options: Any) -> list[int]:
-    """Run the configs one after another on `workers` real processes; returns their exit codes."""
-    ranks = configs[0].training.workers
+def run_ranks(configs: list[TrainLoopConfig], folder: Path, die_at_step: int = 0) -> list[int | None]:
+    """Train the configs one after another on `workers` real processes; returns their exit codes.
+
+    With `die_at_step` the last rank is killed while it writes the checkpoint of that step of the last config.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    jobs = folder / "jobs.json"
-    jobs.write_text(json.dumps([{**asdict(config), "training": config.training.model_dump()} for config in configs]))
-    processes = []
-    for rank in range(ranks):
-        places = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": ranks,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": 1,
-        }
-        environment = {**os.environ, **{key: str(value) for key, value in places.items()}, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, str(WORKER), str(jobs), json.dumps(options)]
-        processes.append(subprocess.Popen(command, env=environment, stderr=(folder / f"rank-{rank}.log").open("w")))
-    return [process.wait(timeout=240) for process in processes]
+    ranks = configs[0].training.workers
+    processes = [
+        RANKS.Process(target=run_rank, args=(configs, rank, ranks, port, folder / f"rank-{rank}.log", die_at_step)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    return [process.exitcode for process in processes]

@@ -1,5 +1,7 @@
 """The loop on real processes: gloo, DeepSpeed ZeRO, kill -9."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,40 +9,67 @@ import pytest
 import torch
 
 from caco_ray.errors import UserError
-from caco_ray.training.checkpoint import NoCheckpoints
-from caco_ray.training.loop import learning_rate, train_loop
+from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints
+from caco_ray.training.loop import train_loop
 from caco_ray.training.progress import read_progress
+from caco_ray.training.stepping import learning_rate
 from caco_ray.training.types import TrainLoopConfig
 from tests.unit.training.conftest import run_ranks, settings
 
 Make = Callable[..., TrainLoopConfig]
+PACKED = {"batching": "packed", "max_length": 128}
 
 
 def curve(folder: Path) -> list[float]:
     return [step.loss for step in read_progress(folder)]
 
 
+def resumed(config: TrainLoopConfig) -> list[float]:
+    """Continue from the folder's last checkpoint on one rank, this process."""
+    train_loop(config, FolderCheckpoints(Path(config.output_dir) / "checkpoints"))
+    return curve(Path(config.output_dir))
+
+
 @pytest.fixture(scope="module")
 def runs(loop_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One rank with one pass a step, and two ranks with two passes at every ZeRO stage."""
+    """One rank with one pass a step, and two ranks with two passes at every ZeRO stage; the last training is killed at step 6."""
     root = tmp_path_factory.mktemp("runs")
-    assert run_ranks([loop_config(root / "alone", zero_stage=0, micro_batch_rows=8)], root) == [0]
-    two = [loop_config(root / f"zero{stage}", zero_stage=stage, workers=2, micro_batch_rows=2) for stage in (0, 1, 2, 3)]
-    half = loop_config(root / "bf16", zero_stage=2, workers=2, micro_batch_rows=2, dtype="bfloat16", activation_checkpointing=True)
-    assert run_ranks([half, *two], root) == [0, 0]
+    for name, changes in {"alone": {"micro_batch_rows": 8}, "packed_alone": {**PACKED, "micro_batch_rows": 8}}.items():
+        (root / name).mkdir()
+        train_loop(loop_config(root / name, zero_stage=0, **changes), NoCheckpoints())
+    two = {"workers": 2, "micro_batch_rows": 2}
+    configs = [
+        *[loop_config(root / f"zero{stage}", zero_stage=stage, checkpoint_every_steps=6, **two) for stage in (0, 1, 2, 3)],
+        loop_config(root / "bf16", zero_stage=2, dtype="bfloat16", activation_checkpointing=True, **two),
+        *[loop_config(root / f"packed{stage}", zero_stage=stage, **PACKED, workers=2, micro_batch_rows=1) for stage in (1, 3)],
+        loop_config(root / "cut", zero_stage=2, checkpoint_every_steps=3, **two),
+    ]
+    codes = run_ranks(configs, root, die_at_step=6)
+    assert -9 in codes and 0 not in codes, "".join(path.read_text() for path in root.glob("rank-*.log"))
     return root
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("zero0", 1e-3), ("zero1", 1e-3), ("zero2", 1e-3), ("zero3", 1e-3), ("bf16", 5e-2)])
-def test_the_loss_curve_does_not_depend_on_how_the_work_is_cut(runs: Path, name: str, tolerance: float) -> None:
-    alone = curve(runs / "alone")
-    assert len(alone) == 12
-    assert alone[-1] < alone[0] - 0.5  # it learns
-    assert curve(runs / name) == pytest.approx(alone, rel=tolerance)
+@pytest.mark.parametrize(
+    ("name", "reference", "tolerance"),
+    [
+        ("zero0", "alone", 1e-3),
+        ("zero1", "alone", 1e-3),
+        ("zero2", "alone", 1e-3),
+        ("zero3", "alone", 1e-3),
+        ("bf16", "alone", 5e-2),
+        ("packed1", "packed_alone", 1e-3),
+        ("packed3", "packed_alone", 1e-3),
+    ],
+)
+def test_the_loss_curve_does_not_depend_on_how_the_work_is_cut(runs: Path, name: str, reference: str, tolerance: float) -> None:
+    expected = curve(runs / reference)
+    assert len(expected) == 12
+    assert expected[-1] < expected[0] - 0.5  # it learns
+    assert curve(runs / name) == pytest.approx(expected, rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ["alone", "zero1", "zero2", "zero3"])
-def test_the_exported_folder_holds_the_trained_model(runs: Path, name: str, tokens: Path) -> None:
+def test_the_exported_folder_holds_the_trained_model(runs: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, reference = runs / name / "model", runs / "zero0" / "model"
@@ -53,24 +82,35 @@ def test_the_exported_folder_holds_the_trained_model(runs: Path, name: str, toke
     assert tokenizer.chat_template
     assert model.generation_config.eos_token_id == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert model.config.use_cache
-    assert "final loss" in (folder / "README.md").read_text()
+    assert "final_loss" in (folder / "README.md").read_text()
 
 
-def test_a_killed_rank_costs_nothing_but_time(loop_config: Make, tmp_path: Path) -> None:
-    changes = {"zero_stage": 2, "workers": 2, "micro_batch_rows": 2, "checkpoint_every_steps": 3}
-    whole, cut = loop_config(tmp_path / "whole", **changes), loop_config(tmp_path / "cut", **changes)
-    assert run_ranks([whole], tmp_path) == [0, 0]
-    codes = run_ranks([cut], tmp_path, die_at_step=6)
-    assert -9 in codes and 0 not in codes
-    before = read_progress(tmp_path / "cut")
+def test_a_packed_training_leaves_an_ordinary_model(runs: Path) -> None:
+    assert "caco" not in (runs / "packed3" / "model" / "config.json").read_text()
+
+
+def test_a_killed_rank_costs_nothing_but_time(runs: Path, loop_config: Make, tmp_path: Path) -> None:
+    shutil.copytree(runs / "cut", cut := tmp_path / "cut")
+    before = read_progress(cut)
     assert [step.step for step in before] == [1, 2, 3, 4, 5, 6]
-    assert not (tmp_path / "cut" / "model").exists()
-    assert run_ranks([cut], tmp_path) == [0, 0]
-    after = read_progress(tmp_path / "cut")
+    assert not (cut / "model").exists()
+    assert run_ranks([loop_config(cut, zero_stage=2, checkpoint_every_steps=3, workers=2, micro_batch_rows=2)], tmp_path) == [0, 0]
+    after = read_progress(cut)
     assert after[:3] == before[:3]  # went on from step 3, the last whole checkpoint
     assert [step.step for step in after] == list(range(1, 13))
-    assert curve(tmp_path / "cut") == pytest.approx(curve(tmp_path / "whole"), rel=1e-5)
-    assert after[-1].tokens == read_progress(tmp_path / "whole")[-1].tokens
+    assert curve(cut) == pytest.approx(curve(runs / "zero2"), rel=1e-5)
+    assert after[-1].tokens == read_progress(runs / "zero2")[-1].tokens
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_checkpoint_of_two_ranks_goes_on_with_one(stage: int, runs: Path, loop_config: Make, tmp_path: Path) -> None:
+    shutil.copytree(runs / f"zero{stage}", smaller := tmp_path / "smaller")
+    before = read_progress(smaller)
+    assert resumed(loop_config(smaller, zero_stage=stage, checkpoint_every_steps=6)) == pytest.approx(curve(runs / "alone"), rel=1e-3)
+    after = read_progress(smaller)
+    assert after[:6] == before[:6]
+    assert after[6].seconds != before[6].seconds  # these were trained anew
+    assert not (smaller / "universal").exists()
 
 
 def test_a_diverged_step_stops_with_its_rows(loop_config: Make, tmp_path: Path) -> None:
@@ -78,6 +118,7 @@ def test_a_diverged_step_stops_with_its_rows(loop_config: Make, tmp_path: Path) 
     with pytest.raises(UserError, match=r"training diverged at step \d+ of 12 .*rows of the step: row-\d+, row-"):
         train_loop(config, NoCheckpoints())
     assert not (tmp_path / "model").exists()
+    assert len(json.loads((tmp_path / "diverged.json").read_text())["row_ids"]) == 8
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

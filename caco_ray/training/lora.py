@@ -1,0 +1,40 @@
+"""Low-rank adapters by `peft`, put into the model in place, and merged into its weights for the export."""
+
+import torch
+
+from caco_ray.config import LoraConfig
+from caco_ray.errors import ModelError
+
+_ADAPTER = "default"
+
+
+def add_adapters(model: torch.nn.Module, config: LoraConfig) -> None:
+    """Freeze the model and add trainable adapters.
+
+    Raises:
+        ModelError: the model has none of the layers that `targets` name.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    targets = list(config.targets) or "all-linear"
+    settings = PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+    try:
+        inject_adapter_in_model(settings, model, _ADAPTER)
+    except ValueError as error:
+        raise ModelError(f"training lora.targets={list(config.targets)}: {str(error).splitlines()[0]}") from error
+
+
+def merged(state: dict[str, torch.Tensor], config: LoraConfig) -> dict[str, torch.Tensor]:
+    """The state of the model without adapters: W + alpha / rank x B A (float32, then W's type), under the names of the base model.
+
+    Works on the gathered state, so that it is the same at every ZeRO stage.
+    """
+    result = {}
+    for name in [name for name in state if ".lora_" not in name]:
+        tensor, layer = state[name], name.removesuffix(".base_layer.weight")
+        if layer != name:
+            down, up = (state[f"{layer}.lora_{side}.{_ADAPTER}.weight"].float() for side in "AB")
+            tensor = (tensor.float() + config.alpha / config.rank * (up @ down)).to(tensor.dtype)
+        result[name.replace(".base_layer.", ".")] = tensor
+    return result

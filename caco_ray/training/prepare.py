@@ -1,0 +1,116 @@
+"""What comes before and after the loop, whoever starts it: everything that can be wrong is found here, before the first step."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from caco_ray.config import TrainingConfig
+from caco_ray.errors import StorageError, UserError
+from caco_ray.training.base import check_base, load_tokenizer, weight_bytes
+from caco_ray.training.data import TOO_LONG, write_tokens
+from caco_ray.training.types import TokenStats, TrainingData, TrainLoopConfig, TrainResult
+
+_RESULT_FILE = "result.json"
+_WORK_FOLDER = "work"
+_SPARE_MB = 100  # for the tokens and everything small
+_STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
+_KEPT_CHECKPOINTS = 3  # two, and the one that is being written
+# How a training is carried out, not what it makes: with these changed it still goes on from its checkpoints.
+PLACEMENT = {
+    "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "activation_checkpointing", "checkpoint_every_steps", "liger",
+    "peak_tflops", "nvme_dir",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can start. `name` is the same for the same settings and data: under it the checkpoints of a killed one are found."""
+
+    config: TrainLoopConfig
+    work: Path
+    name: str
+    stats: TokenStats
+
+    def finish(self) -> TrainResult:
+        """The result that rank 0 left; tokens and checkpoints go.
+
+        Raises:
+            UserError: what stopped the training.
+        """
+        output = Path(self.config.output_dir)
+        body = json.loads((output / _RESULT_FILE).read_text())
+        if "user_error" in body:
+            (output / _RESULT_FILE).unlink()
+            raise UserError(body["user_error"])
+        result = replace(TrainResult(**body), skipped_too_long=self.stats.skipped.get(TOO_LONG, 0))
+        write_result(self.config, asdict(result))
+        (self.work / "skipped.jsonl").replace(output / "skipped.jsonl")
+        _remove(self.work)
+        return result
+
+
+def _remove(work: Path) -> None:
+    """Under another name first: a kill in the middle leaves no half of a checkpoint to be found."""
+    doomed = work.with_name(".work.done")
+    shutil.rmtree(doomed, ignore_errors=True)
+    work.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], output_dir: Path) -> Prepared:
+    """Check base and disk, tokenise the data.
+
+    Raises:
+        ModelError: `base` is not a model folder.
+        StorageError: the disk is too small for the export and the checkpoints.
+        UserError: no usable examples.
+    """
+    folder = check_base(base)
+    tokenizer = load_tokenizer(folder)
+    work = output_dir / _WORK_FOLDER
+    work.mkdir(parents=True, exist_ok=True)
+    _check_disk(training, folder, output_dir)
+    tokens = work / "tokens.arrow"
+    stats = write_tokens(data, tokenizer, training, tokens)
+    names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
+    weights = tuple(entry.weight for entry in data)
+    config = TrainLoopConfig(training, str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()), weights, names)
+    return Prepared(config, work, _fingerprint(config, folder, tokens), stats)
+
+
+def read_result(output_dir: Path) -> TrainResult | None:
+    """Of a finished training; None where there is none."""
+    path = output_dir / _RESULT_FILE
+    if not path.exists() or (output_dir / _WORK_FOLDER).exists():
+        return None
+    return TrainResult(**json.loads(path.read_text()))
+
+
+def write_result(config: TrainLoopConfig, body: dict[str, Any]) -> None:
+    path = Path(config.output_dir) / _RESULT_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(body, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _fingerprint(config: TrainLoopConfig, base: Path, tokens: Path) -> str:
+    """Another model, other settings or other data never continue this one's checkpoints; another number of workers does."""
+    settings = config.training.model_dump_json(exclude=PLACEMENT)
+    model = f"{config.base} {weight_bytes(base)} {(base / 'config.json').read_text()}"
+    digest = hashlib.blake2b(json.dumps([settings, model, config.weights]).encode(), digest_size=6)
+    with tokens.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"training-{digest.hexdigest()}"
+
+
+def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
+    copies = 1.0 + (_STATE_BYTES * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
+    needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
+    if free_mb < needed_mb:
+        what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"
+        raise StorageError(f"{output_dir}: {free_mb:,} MB free, {what} need {needed_mb:,} MB: make room or choose another run.dir")

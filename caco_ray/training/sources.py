@@ -1,0 +1,42 @@
+"""Data sets to train on: a committed one, or a plain file of rows with the same columns."""
+
+import hashlib
+from collections.abc import Iterator
+
+from caco_ray.config import TrainingConfig
+from caco_ray.schema import Row
+from caco_ray.seeds.files import read_records
+from caco_ray.store import Dataset, Folder
+from caco_ray.training.examples import make_examples
+from caco_ray.training.types import TrainingData
+
+_FILE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
+
+
+def open_data(path: str, training: TrainingConfig, weight: float = 1.0, domain: str | None = None) -> TrainingData:
+    """`path` is the folder or URL of a committed data set, or a .parquet or .jsonl file.
+
+    Raises:
+        RunDirError: the folder is not a complete data set.
+    """
+    if path.endswith(_FILE_ENDINGS):
+        return TrainingData(path, lambda: _file_rows(path), make_examples(training, domain), weight)
+    return committed_data(path, Dataset(Folder(path)), training, weight, domain)
+
+
+def committed_data(
+    name: str, dataset: Dataset, training: TrainingConfig, weight: float = 1.0, domain: str | None = None
+) -> TrainingData:
+    """The kept rows of a closed data set."""
+    hashes = hashlib.blake2b("".join(entry.sha256 for entry in dataset.entries).encode(), digest_size=8)
+    return TrainingData(name, lambda: _not_for_evaluation(dataset.rows()), make_examples(training, domain), weight, hashes.hexdigest())
+
+
+def _file_rows(path: str) -> Iterator[Row]:
+    """A row without an id is named by its place in the file."""
+    rows = ({**record, "row_id": str(record.get("row_id") or place)} for place, record in read_records(path, "data"))
+    return _not_for_evaluation(rows)
+
+
+def _not_for_evaluation(rows: Iterator[Row]) -> Iterator[Row]:
+    return (row for row in rows if row.get("split") != "heldout")
