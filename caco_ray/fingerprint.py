@@ -13,7 +13,7 @@ import fsspec
 from caco_ray.config import Config, ModelConfig, TrainingConfig
 from caco_ray.errors import SeedError
 
-FORMAT_VERSION = 1  # raise when a stage makes other rows from the same config
+FORMAT_VERSION = 2  # raise when a stage makes other rows from the same config
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "seeds": (),

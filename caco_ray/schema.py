@@ -57,6 +57,10 @@ REASONS: dict[str, str] = {
     "answer_disagrees": "the language answer is not the executed answer",
     "judge_unparsable": "the judge gave no verdict",
     "judge_says_no": "the judge says that the solution does not follow the program",
+    # a shipped row that was executed again by `jobs/verify.py`
+    "input_differs": "the program's input is not the shipped one",
+    "output_differs": "the program's output is not the shipped one",
+    "answer_differs": "the shipped answer is not the program's output",
 }
 
 _IDS = [
@@ -70,11 +74,14 @@ _IDS = [
 def _generation(role: str) -> list[pa.Field]:
     """Columns that an LLM stage writes, prefixed by its role so that later stages can carry them along."""
     return [
-        pa.field(f"{role}_model", pa.string()),
+        pa.field(f"{role}_model", pa.string()),  # name@fingerprint of the weights
         pa.field(f"{role}_prompt", pa.string()),  # name@version of the prompt
+        pa.field(f"{role}_seed", pa.int64()),  # of this row's sampling; the other parameters are in the stage's settings
         pa.field(f"{role}_finish", pa.string()),
         pa.field(f"{role}_prompt_tokens", pa.int32()),
         pa.field(f"{role}_tokens", pa.int32()),
+        pa.field(f"{role}_cpu_s", pa.float64()),  # cores and GPUs that the engine held, times the row's share of its busy time
+        pa.field(f"{role}_gpu_s", pa.float64()),
     ]
 
 
@@ -85,7 +92,7 @@ _EXECUTION = [
     pa.field("input_json", pa.string()),  # exact-type JSON of the program's `input`
     pa.field("output_json", pa.string()),  # exact-type JSON of the program's `output`
     pa.field("program_answer", pa.string()),  # `output` as a person would write it
-    pa.field("cpu_s", pa.float64()),
+    pa.field("cpu_s", pa.float64()),  # of all runs of the program
     pa.field("wall_s", pa.float64()),
     pa.field("sandbox_level", pa.string()),
 ]
@@ -155,6 +162,11 @@ EVALUATED = pa.schema(
         *_generation("solve"),
     ]
 )
+
+
+def is_measured(column: str) -> bool:
+    """True for seconds that were measured: the only columns in which the same config may give other values on another day."""
+    return column.endswith(("cpu_s", "gpu_s", "wall_s"))
 
 
 def row_id(parent_id: str, stage: str, index: int) -> str:

@@ -72,6 +72,8 @@ def _judge(row: Row, result: ExecutionResult) -> None:
 
 def _compare(row: Row, second: ExecutionResult) -> None:
     """A second run that ends otherwise is the program's doing, unless it ran out of time or the sandbox failed."""
+    row["cpu_s"] += second.cpu_s
+    row["wall_s"] += second.wall_s
     if second.status == "sandbox_error":
         row["infra_error"] = f"sandbox, second run: {second.error or 'failed without a message'}"
     elif second.status in ("timeout_cpu", "timeout_wall"):

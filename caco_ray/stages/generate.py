@@ -11,6 +11,7 @@ from caco_ray.engines.base import Completion
 from caco_ray.prompts import STOPS, Role, prompt_name, render
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import judge, reverse, sample, solve, unify
+from caco_ray.stages.meter import Meter
 
 Parse = Callable[[Row, str], None]
 
@@ -59,6 +60,7 @@ class Generate:
         self._sampling = sampling.model_copy(update={"stop": (*sampling.stop, *STOPS[model.prompts])})
         self._seed = seed
         self._parse = parse or PARSERS[role]
+        self._meter, self._cpus, self._gpus = Meter(), model.cpus, model.gpus
         self._engine = build_engine(model, path=path, seed=seed)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -67,13 +69,24 @@ class Generate:
         if asked:
             prompts = [render(self._role, self._family, row) for row in asked]
             seeds = [row_seed(self._seed, self._role, row["row_id"]) for row in asked]
-            replies = self._engine.generate(prompts, self._sampling, n=1, seeds=seeds)
-            for row, (completion,) in zip(asked, replies, strict=True):
+            with self._meter.call(len(asked)) as call:
+                replies = self._engine.generate(prompts, self._sampling, n=1, seeds=seeds)
+            for row, own_seed, (completion,) in zip(asked, seeds, replies, strict=True):
+                row[f"{self._role}_seed"] = own_seed
                 self._fill(row, completion)
+            self._charge(asked, call.seconds)
         return to_table(rows, table.schema)
 
     def close(self) -> None:
         self._engine.close()
+
+    def _charge(self, rows: list[Row], seconds: float) -> None:
+        """Divide what the engine held for `seconds` among the rows, by their tokens."""
+        tokens = [1 + row[f"{self._role}_prompt_tokens"] + row[f"{self._role}_tokens"] for row in rows]
+        for row, count in zip(rows, tokens, strict=True):
+            share = seconds * count / sum(tokens)
+            row[f"{self._role}_cpu_s"] = share * self._cpus
+            row[f"{self._role}_gpu_s"] = share * self._gpus
 
     def _fill(self, row: Row, completion: Completion) -> None:
         row[f"{self._role}_model"] = self._engine.model_id

@@ -8,7 +8,7 @@ from caco_ray.config import FakeModel, SamplingConfig
 from caco_ray.engines import Completion
 from caco_ray.errors import ConfigError, EngineError
 from caco_ray.prompts import END, render
-from caco_ray.schema import CODE_COT, PROBLEM, PROGRAM, SOLUTION, row_id, to_table
+from caco_ray.schema import CODE_COT, PROBLEM, PROGRAM, SOLUTION, is_measured, row_id, to_table
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stages import generate
 from caco_ray.stages.generate import Generate, row_seed
@@ -41,6 +41,10 @@ def scripted(monkeypatch, role, prompts, *completions):
 
 def program_rows(count, **columns):
     return [{"row_id": row_id("scale", "scale", n), "parent_id": "scale", "sample_index": n, **columns} for n in range(count)]
+
+
+def without_times(row):
+    return {name: value for name, value in row.items() if not is_measured(name)}
 
 
 def done(text):
@@ -129,7 +133,8 @@ def test_the_roles_pass_their_columns_on_with_the_fake_engine():
     with ThreadPoolExecutor(4) as pool:
         programs = [row for table in pool.map(sampler, shards) for row in table.to_pylist()]
     again = [row for table in map(sampler, shards) for row in table.to_pylist()]
-    assert programs == again
+    assert [without_times(row) for row in programs] == [without_times(row) for row in again]
+    assert all(row["sample_seed"] is not None and row["sample_cpu_s"] >= 0 and row["sample_gpu_s"] == 0 for row in programs)
     good = [row for row in programs if row["reject_reason"] is None]
     assert len(good) >= 20
 
@@ -141,3 +146,13 @@ def test_the_roles_pass_their_columns_on_with_the_fake_engine():
     assert any(row["solution"] and "boxed" in row["solution"] for row in solved)
     assert {row["solve_prompt"] for row in solved} == {"solve@1:trained"}
     assert {row["sample_prompt"] for row in solved} == {"sample@1:trained"}
+
+
+def test_what_the_engine_held_is_charged_to_the_rows_by_their_tokens(monkeypatch):
+    engine = ScriptedEngine(Completion(SEED["code"], "stop", 10, 89), Completion(SEED["code"], "stop", 10, 189))
+    monkeypatch.setattr(generate, "build_engine", lambda model, *, path, seed: engine)
+    operator = Generate("sample", FakeModel(gpus=2, cpus=3), "unused", SAMPLING, seed=7)
+    short, long = operator(to_table(program_rows(2), PROGRAM)).to_pylist()
+    assert long["sample_gpu_s"] == pytest.approx(2 * short["sample_gpu_s"])
+    assert long["sample_cpu_s"] == pytest.approx(1.5 * long["sample_gpu_s"])
+    assert [short["sample_seed"], long["sample_seed"]] == [row_seed(7, "sample", row["row_id"]) for row in (short, long)]
