@@ -27,7 +27,9 @@ class ProgressWriter:
 
         self._path = folder / FILE_NAME
         kept = [step for step in read_progress(folder) if step.step <= done_steps]
-        self._path.write_text("".join(_line(step) for step in kept))
+        partial = folder / f".{FILE_NAME}.partial"
+        partial.write_text("".join(_line(step) for step in kept))
+        partial.replace(self._path)  # another file: who follows begins again
         self._board = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=done_steps + 1)
 
     def write(self, step: Step) -> None:
@@ -68,15 +70,15 @@ def following(folder: Path, on_step: Callable[[Step], None] | None) -> Iterator[
 
 def _follow(folder: Path, on_step: Callable[[Step], None], stop: threading.Event) -> None:
     """Reads what was added only: a curve of a hundred thousand steps is not parsed twice a second."""
-    path, place, shown = folder / FILE_NAME, 0, 0
+    path, file_id, place, shown = folder / FILE_NAME, 0, 0, 0
     while True:
         last_look = stop.wait(_POLL_S)
         if path.exists():
             with path.open("rb") as file:
-                place = min(place, file.seek(0, os.SEEK_END))  # shorter than before: a restart cut off what its checkpoint did not have
+                if os.fstat(file.fileno()).st_ino != file_id:
+                    file_id, place = os.fstat(file.fileno()).st_ino, 0
                 file.seek(place)
-                added = file.read()
-            *lines, _ = added.split(b"\n")
+                *lines, _ = file.read().split(b"\n")  # the last one is still being written
             place += sum(len(line) + 1 for line in lines)
             for step in (Step(**json.loads(line)) for line in lines):
                 if step.step > shown:

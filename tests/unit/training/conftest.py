@@ -21,7 +21,9 @@ from tests.unit.training.rank import run_rank
 ROLES = ("sample", "reverse", "solve")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 RANKS = multiprocessing.get_context("forkserver")  # imports torch and DeepSpeed once: a rank starts in milliseconds
-RANKS.set_forkserver_preload(["caco_ray.training.loop", "deepspeed", "transformers.models.llama.modeling_llama"])
+RANKS.set_forkserver_preload(
+    ["caco_ray.training.loop", "deepspeed.runtime.zero.muon.muon_optimizer", "transformers.models.llama.modeling_llama", "tensorboardX"]
+)
 
 
 def make_rows(count: int = 24) -> list[Row]:

@@ -8,13 +8,16 @@ from caco_ray.prompts import Segment
 from caco_ray.schema import Row
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.data import TokenFile, start_ids, write_tokens
-from tests.unit.training.conftest import examples, make_rows
+from caco_ray.training.examples import make_examples
+from caco_ray.training.types import TrainingData
+from tests.unit.training.conftest import examples, made_up, make_rows, settings
 
 
 def test_learned_tokens_are_those_of_learned_segments(base: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(base)
     sequence = (Segment("<|im_start|>question\nWhat is 2 times 4?<|im_end|>\n", False), Segment("It is 8.<|im_end|>", True))
-    write_tokens(lambda: [{"row_id": "a"}], lambda row: [sequence], tokenizer, 64, tmp_path / "tokens.arrow")
+    data = [TrainingData("one", lambda: [{"row_id": "a"}], lambda row: [sequence])]
+    write_tokens(data, tokenizer, settings(), tmp_path / "tokens.arrow")
     ids, learn = TokenFile(str(tmp_path / "tokens.arrow"))[0]
     assert tokenizer.decode(ids) == "".join(segment.text for segment in sequence)
     assert tokenizer.decode(ids[learn]) == "It is 8.<|im_end|>"
@@ -36,20 +39,71 @@ def test_over_long_sequences_are_counted_named_and_never_cut(base: Path, tmp_pat
     tokenizer = load_tokenizer(base)
     lengths = [len(tokenizer("".join(part.text for part in sequence)).input_ids) for row in make_rows() for sequence in examples(row)]
     limit = sorted(lengths)[len(lengths) // 2]
-    stats = write_tokens(make_rows, examples, tokenizer, limit, tmp_path / "tokens.arrow")
+    stats = write_tokens([made_up()], tokenizer, settings(max_length=limit), tmp_path / "tokens.arrow")
     assert stats.examples + stats.skipped["too_long"] == len(lengths) == 2 * stats.rows
     assert sorted(TokenFile(str(tmp_path / "tokens.arrow")).lengths) == sorted(length for length in lengths if length <= limit)
     skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert [entry["tokens"] > limit for entry in skipped] == [True] * stats.skipped["too_long"]
 
 
+def test_held_out_rows_are_the_same_in_every_training_and_of_all_their_examples(base: Path, tmp_path: Path) -> None:
+    tokenizer, training = load_tokenizer(base), settings(heldout_fraction=0.3)
+    stats = write_tokens([made_up()], tokenizer, training, tmp_path / "a.arrow")
+    write_tokens([made_up(make_rows(48)[20:]), made_up()], tokenizer, training, tmp_path / "b.arrow")
+    one, other = (TokenFile(str(tmp_path / name)) for name in ("a.arrow", "b.arrow"))
+    sides = [dict(zip(file.row_ids(list(range(len(file)))), file.heldout.tolist(), strict=True)) for file in (one, other)]
+    assert all(sides[1][row] == side for row, side in sides[0].items())
+    assert len(set(zip(one.row_ids(list(range(len(one)))), one.heldout.tolist(), strict=True))) == 24
+    assert 0 < one.heldout.sum() == stats.heldout < len(one)
+    assert set(other.sources) == {0, 1}
+
+
+def test_tokens_of_an_interrupted_training_are_used_again_where_nothing_changed(base: Path, tmp_path: Path) -> None:
+    read = []
+
+    def rows() -> list[Row]:
+        read.append(1)
+        return make_rows()
+
+    def write(fingerprint: str | None, **changes: object) -> int:
+        data = TrainingData("named", rows, examples, fingerprint=fingerprint)
+        return write_tokens([data], load_tokenizer(base), settings(**changes), tmp_path / "tokens.arrow").examples
+
+    assert write("a") == write("a", learning_rate=0.1) == 48 and len(read) == 1
+    write("b")
+    write("b", max_length=250)
+    write(None)
+    write(None)
+    assert len(read) == 5
+
+
 @pytest.mark.parametrize(
-    ("rows", "limit", "message"), [([], 64, "no rows were kept"), (make_rows(), 16, "none of 24 rows can be used .48 too_long")]
+    ("rows", "changes", "message"),
+    [
+        ([], {}, "training data made_up: no rows were kept"),
+        (make_rows(), {"max_length": 16}, "made_up: none of 24 rows can be used .48 too_long"),
+        ([{"row_id": "a", "text": "x"}], {}, "none of 1 rows can be used .no row has the columns that prompts=trained, roles=sample,reverse,solve"),
+        (make_rows(1), {"roles": ["solve"], "prompts": "alpaca"}, "no row has the columns that prompts=alpaca"),
+        (make_rows(2), {"heldout_fraction": 0.01}, "heldout_fraction=0.01: holds out none of 4 examples"),
+    ],
 )
-def test_an_unusable_data_set_is_one_clear_line(rows: list[Row], limit: int, message: str, base: Path, tmp_path: Path) -> None:
+def test_an_unusable_data_set_is_one_clear_line(rows: list[Row], changes: dict[str, object], message: str, base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        write_tokens(lambda: rows, examples, load_tokenizer(base), limit, tmp_path / "tokens.arrow")
+        write_tokens([made_up(rows, **changes)], load_tokenizer(base), settings(**changes), tmp_path / "tokens.arrow")
     assert not (tmp_path / "tokens.arrow").exists()
+
+
+def test_a_domain_tag_is_learned_as_the_first_line_of_the_program(base: Path, tmp_path: Path) -> None:
+    rows = [{**row, "domain": "number\ntheory" if number else None} for number, row in enumerate(make_rows(2))]
+    for fallback, expected in ((None, ["", "# Domain: number theory\n"]), ("algebra", ["# Domain: algebra\n", "# Domain: number theory\n"])):
+        training = settings(domain_tags=True, roles=["sample"])
+        data = TrainingData("tagged", lambda: rows, make_examples(training, fallback))
+        tokenizer, path = load_tokenizer(base), tmp_path / f"{fallback}.arrow"
+        write_tokens([data], tokenizer, training, path)
+        file = TokenFile(str(path))
+        assert [tokenizer.decode(ids[learn]) for ids, learn in (file[0], file[1])] == [
+            tag + row["code"] + "<|im_end|>" for tag, row in zip(expected, rows, strict=True)
+        ]
 
 
 def test_what_the_tokenizer_puts_before_text_is_kept(base: Path) -> None:

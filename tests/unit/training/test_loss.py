@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from caco_ray.training.batches import make_batch
+from caco_ray.training.batches import padded_batch
 from caco_ray.training.data import TokenFile
 from caco_ray.training.loss import PickPositions, sum_cross_entropy
 
@@ -22,9 +22,9 @@ def test_loss_and_gradient_are_those_of_a_hand_made_computation(base: Path, toke
     expected.backward()
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    pick, batch = PickPositions(model), make_batch(file, picked, "cpu")
+    pick, batch = PickPositions(model), padded_batch(file, picked, "cpu")
     pick.positions = batch.positions
-    logits = model(input_ids=batch.input_ids).logits
+    logits = model(**batch.inputs).logits
     loss = sum_cross_entropy(logits, batch.targets)
     loss.backward()
     assert logits.shape == (len(batch.targets), model.config.vocab_size)

@@ -1,0 +1,127 @@
+"""`jobs/train.py`: from a committed data set to a model, on Ray and under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caco_ray.errors import ConfigError
+from caco_ray.schema import SHIPPED, row_id, to_table
+from caco_ray.store import DatasetWriter, Folder, StageInfo
+from caco_ray.training.job_config import load_train_job
+from caco_ray.training.progress import read_progress
+from tests.unit.training.conftest import make_rows, settings
+
+ROOT = Path(__file__).parents[3]
+JOB = ROOT / "jobs" / "train.py"
+QUICK = {
+    "epochs": 1, "learning_rate": 3e-3, "batch_rows": 8, "micro_batch_rows": 4, "max_length": 256, "dtype": "float32", "workers": 1,
+    "gpus_per_worker": 0, "cpus_per_worker": 1, "activation_checkpointing": "false", "checkpoint_every_steps": "null",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed data set of two shards, one row of which was rejected."""
+    folder = tmp_path_factory.mktemp("run") / "dataset"
+    writer = DatasetWriter(Folder(str(folder)), StageInfo("assemble", "f" * 16, {}, 2), SHIPPED)
+    writer.open()
+    for shard in range(2):
+        rows = [
+            {"row_id": row_id("x", "s", 16 * shard + number), "parent_id": "x", "instruction": row["question"], "output": row["cot"], "code": row["code"]}
+            for number, row in enumerate(make_rows(16))
+        ]
+        rows[0]["reject_reason"] = "answer_disagrees" if shard else None
+        writer.commit(shard, to_table(rows, SHIPPED), 16, 0.0)
+    writer.close(0.0)
+    return folder
+
+
+def arguments(base: Path, output: Path, **changes: str) -> list[str]:
+    given = {"training": "caco_student", "base": str(base), "output": str(output)} | changes
+    return [f"{key}={value}" for key, value in given.items()] + [f"training.{key}={value}" for key, value in QUICK.items()]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False)
+
+
+def test_a_committed_data_set_trains_a_model_once(base: Path, dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(JOB), *arguments(base, tmp_path / "out", data=str(dataset))]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    assert "31 examples, 4 steps" in done.stdout
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert str(dataset) in card and '"prompts": "alpaca"' in card
+    again = run(command)
+    assert (again.returncode, again.stderr) == (0, "") and "Nothing to do" in again.stdout
+    other = run([*command, "training.learning_rate=0.1"])
+    assert other.returncode == 2 and "made by another config (training.learning_rate was 0.003, is 0.1)" in other.stderr
+
+
+def test_two_ranks_of_torchrun_train_on_a_mixture(base: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"instruction": f"Say {n}.", "output": str(n)}) + "\n" for n in range(10)))
+    mixture = f"[{{path:{dataset},weight:0.5}},{{path:{tmp_path}/more.jsonl,weight:2}}]"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB)]
+    done = run([*command, *arguments(base, tmp_path / "out", data=mixture), "training.batching=packed", "training.zero_stage=3"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("41 examples, 4 steps") == 1
+    assert len(read_progress(tmp_path / "out")) == -(-(16 + 20) // 8)  # half of 31, twice 10
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "/nowhere/dataset"}, "/nowhere/dataset: not complete"),
+        ({"data": "here.jsonl"}, "data=here.jsonl: give an absolute path"),
+        ({"data": "[{path:/a,wieght:2}]"}, "data.0.wieght: no such key"),
+        ({"data": "/a", "output": "out"}, "output=out: give an absolute path"),
+        ({"data": "/a", "training": "nothing"}, "Could not find 'training/nothing'"),
+    ],
+)
+def test_a_mistake_is_one_line(changes: dict[str, str], message: str, base: Path, tmp_path: Path) -> None:
+    done = run([sys.executable, str(JOB), *arguments(base, tmp_path / "out", **changes)])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_folder_of_somebody_else_is_left_alone(base: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    done = run([sys.executable, str(JOB), *arguments(base, tmp_path, data=str(dataset))])
+    assert done.returncode == 2 and "holds 'thesis.txt', which no training made" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("data", "paths"),
+    [("/a", ["/a"]), (["/a", {"path": "s3://b/c", "weight": 2}], ["/a", "s3://b/c"]), ({"path": "/a", "domain": "algebra"}, ["/a"])],
+)
+def test_data_may_be_written_short(data: object, paths: list[str]) -> None:
+    tree = {"base": "/m", "output": "/o", "data": data, "training": settings().model_dump()}
+    assert [entry.path for entry in load_train_job(tree).data] == paths
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": "alpaca"}, "alpaca has the role solve alone"),
+        ({"early_stop_after": 2}, "early_stop_after needs heldout_fraction"),
+        ({"evaluate_every_steps": 2}, "evaluate_every_steps needs heldout_fraction"),
+        ({"offload": "nvme"}, "offload nvme needs zero_stage 3 and nvme_dir"),
+        ({"offload": "cpu", "zero_stage": 0}, "offload cpu needs zero_stage"),
+        ({"liger": True}, "liger needs gpus_per_worker 1"),
+        ({"batch_rows": 6}, "batch_rows 6 is not a multiple of micro_batch_rows 4 x workers 1"),
+        ({"lora": {"rang": 4}}, "training.lora.rang: no such key; did you mean rank?"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_line(changes: dict[str, object], message: str) -> None:
+    tree = {"base": "/m", "output": "/o", "data": "/a", "training": {**settings().model_dump(), **changes}}
+    with pytest.raises(ConfigError, match=message):
+        load_train_job(tree)
