@@ -51,6 +51,20 @@ class ClusterConfig(Strict):
     connect_timeout_s: PositiveFloat = 30
 
 
+class WatchdogConfig(Strict):
+    """`timeout_s`: longer than the slowest shard takes, and than a model takes to load."""
+
+    timeout_s: PositiveFloat = 3600
+
+
+class QuarantineConfig(Strict):
+    """What becomes of rows on which the machinery fails. None of it changes the other rows."""
+
+    after_kills: int = Field(2, ge=2)  # a row is given up when it killed its worker so many times, alone in it
+    row_retries: int = Field(1, ge=0, le=10)  # of a row that an operator returns with `infra_error`
+    max_infra_error_fraction: float = Field(0.05, ge=0, le=1)  # of a stage's rows; above it the stage stops
+
+
 class SeedFields(Strict):
     """Names of the fields in the user's seed file. Null = the file has no such field."""
 
@@ -334,6 +348,8 @@ class Config(Strict):
     until: StageName | None = None
     run: RunConfig
     cluster: ClusterConfig = ClusterConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
     seeds: SeedsConfig
     models: ModelsConfig
     sampling: SamplingConfig  # of `scale`: the Caco sampler

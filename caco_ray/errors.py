@@ -7,9 +7,11 @@
     │   ├── ModelError              a model folder or endpoint that cannot be used
     │   ├── RunDirError             a run directory of another config, damaged or foreign files in it
     │   ├── ClusterError            Ray does not answer, or lacks what the run needs
-    │   └── StorageError            disk full, read-only, credentials missing
+    │   ├── StorageError            disk full, read-only, credentials missing
+    │   └── InfraErrorsError        the machinery failed on more rows than the config allows
     ├── SandboxUnavailableError     the sandbox cannot give the isolation that was required
     ├── EngineError                 the engine failed, not the row
+    ├── StageStalledError           nothing moved for `watchdog.timeout_s`, or a worker dies again and again: says who waits for whom
     ├── StageContractError          a stage lost, doubled or changed rows (a bug of ours: nothing is committed)
     └── Interrupted                 the user stopped the run; everything committed stays and the run can be resumed
 
@@ -49,12 +51,20 @@ class StorageError(UserError):
     """The storage refused a write (full, read-only, no credentials); nothing half-written is trusted."""
 
 
+class InfraErrorsError(UserError):
+    """The machinery failed on more rows of a stage than `quarantine.max_infra_error_fraction`; the shard at hand is not committed."""
+
+
 class SandboxUnavailableError(CacoError):
     """The sandbox cannot give the isolation level that was required, or its machinery failed."""
 
 
 class EngineError(CacoError):
     """The language-model engine failed; the rows it held are not at fault."""
+
+
+class StageStalledError(CacoError):
+    """A stage makes no progress and is stopped; the message says who waits for whom. Committed shards stay."""
 
 
 class StageContractError(CacoError):

@@ -129,7 +129,8 @@ class Run:
 
         fan_out = getattr(source, "fan_out", 1)
         info = self.info(stage, source.shards, fan_out)
-        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema)
+        config = self.config
+        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog)
         with StageBar(self.console, stage, source.expected_rows, "rows") as bar:
             kept = 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from caco_ray.errors import CacoError, EngineError, StageContractError
+from caco_ray.errors import CacoError, ModelError, StageContractError
 from caco_ray.schema import PROGRAM, Row, live, reject, to_table
 from caco_ray.source import KeptRows, SampleRange
 from caco_ray.stage import Operator, Stage, run_stage
@@ -34,7 +34,7 @@ class Writer:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self.fail_on in table["sample_index"].to_pylist():
-            raise EngineError("the engine died")
+            raise ModelError("the model is gone")
         first = table["sample_index"][0].as_py() if table.num_rows else "empty"
         (self.folder / f"call-{first}-{os.urandom(4).hex()}").touch()
         return rows_of(table, fill)
@@ -78,7 +78,7 @@ def test_all_shards_are_committed_once_and_the_actor_is_closed(tmp_path: Path) -
 
 
 def test_a_failure_keeps_what_is_committed_and_a_restart_does_only_the_rest(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="the engine died"):
+    with pytest.raises(ModelError, match="the model is gone"):
         run_stage(stage(tmp_path, actor(tmp_path, fail_on=24)), lambda entry: None)
     run_stage(stage(tmp_path, actor(tmp_path)), lambda entry: None)
     calls = [path.name.split("-")[1] for path in tmp_path.glob("call-*")]

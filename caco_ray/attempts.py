@@ -1,0 +1,165 @@
+"""Who works on what, on disk: one small file for each operator and shard from the begin of an attempt to its end.
+
+A worker that dies cannot say so, and a driver that dies forgets. What stays is the file: an attempt that finds one whose group of rows is
+still marked as running knows that the last worker died with it. A shard that never made trouble leaves no file behind.
+
+Files are renamed into place but not synced: a process that is killed loses nothing; after a power cut one death may go uncounted.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from caco_ray.store.folder import Folder
+
+ATTEMPTS = "attempts"  # folder beside the stage's `data/` and `manifest/`
+Span = tuple[int, int]  # rows [first, last) of a shard
+
+
+@dataclass
+class Record:
+    """The file. `kills`: spans (`first-last`) with the number of workers that ended with them; `said`: what the last one said."""
+
+    operator: str
+    shard: int
+    kills: dict[str, int] = field(default_factory=dict)
+    said: str = ""
+    running: str | None = None
+    worker: str = ""
+    since: float = 0.0
+
+
+class Attempt:
+    """One attempt of an operator at a shard. Opening it counts the death of the one before, if that ended without a word."""
+
+    def __init__(self, folder: Folder, operator: str, shard: int) -> None:
+        self._folder = folder
+        self._name = f"{shard:06d}.{operator}"
+        self._record = _read(folder, f"{self._name}.json") or Record(operator, shard)
+        self.follows_a_death = self._record.running is not None
+        if self._record.running is not None:
+            self._count(self._record.running, f"its worker ({self._record.worker}) died")
+
+    @property
+    def suspect(self) -> bool:
+        """Whether an earlier attempt at these rows went wrong."""
+        return bool(self._record.kills)
+
+    @property
+    def said(self) -> str:
+        return self._record.said
+
+    def kills(self, span: Span) -> int:
+        """How often a worker ended while it had exactly these rows in hand."""
+        return self._record.kills.get(_key(span), 0)
+
+    def begin(self, span: Span) -> None:
+        self._record.running, self._record.since = _key(span), time.time()
+        self._record.worker = f"{socket.gethostname()} pid {os.getpid()}"
+        self._save()
+
+    def end(self) -> None:
+        self._record.running = None
+        if self.suspect:
+            self._save()
+
+    def fail(self, span: Span, said: str) -> None:
+        """The rows made the operator raise: it counts as a death."""
+        self._record.said = said
+        self._count(_key(span), said)
+
+    def last_words(self, said: str) -> None:
+        """Note why this process is about to end itself."""
+        self._record.said = said
+        self._save()
+
+    def keep(self, span: Span, given: pa.Table, result: pa.Table) -> None:
+        """Keep the result of a part of the shard, so that the next worker that dies does not take it along."""
+        _write(self._folder, self._result_name(span, given), _to_bytes(result))
+
+    def kept(self, span: Span, given: pa.Table) -> pa.Table | None:
+        try:
+            return pa.ipc.open_stream(self._folder.read(self._result_name(span, given))).read_all()
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return None
+
+    def finish(self) -> None:
+        """The shard is through: results go, and the record too unless it has something to tell."""
+        self._record.running = None
+        if self.suspect:
+            self._save()
+            self._folder.delete(self._name)
+        else:
+            self._folder.delete(f"{self._name}.json")
+
+    def _count(self, key: str, said: str) -> None:
+        kills = self._record.kills
+        kills[key] = kills.get(key, 0) + 1
+        self._record.said, self._record.running = self._record.said or said, None
+        self._save()
+
+    def _save(self) -> None:
+        _write(self._folder, f"{self._name}.json", json.dumps(asdict(self._record)).encode())
+
+    def _result_name(self, span: Span, given: pa.Table) -> str:
+        digest = hashlib.blake2b(_to_bytes(given), digest_size=8).hexdigest()  # another input has another result
+        return f"{self._name}/{_key(span)}-{digest}.arrow"
+
+
+def records(folder: Folder) -> Iterator[Record]:
+    """All records: shards that are worked on now, and those that made trouble."""
+    for name in folder.names():
+        if name.endswith(".json") and not name.startswith("."):
+            record = _read(folder, name)
+            if record is not None:
+                yield record
+
+
+def forgive(folder: Folder) -> None:
+    """Forget which attempts are running: we end their workers ourselves, and no row is to blame."""
+    for record in list(records(folder)):
+        if record.running is None:
+            continue
+        name = f"{record.shard:06d}.{record.operator}.json"
+        record.running = None
+        if record.kills:
+            _write(folder, name, json.dumps(asdict(record)).encode())
+        else:
+            folder.delete(name)
+
+
+def _key(span: Span) -> str:
+    return f"{span[0]}-{span[1]}"
+
+
+def _read(folder: Folder, name: str) -> Record | None:
+    try:
+        return Record(**json.loads(folder.read(name)))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _write(folder: Folder, name: str, data: bytes) -> None:
+    if not folder.is_local:
+        folder.write(name, data)
+        return
+    path: Path = folder.local_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,73 @@
+"""What the workers of a running stage ask of its driver: may the next shard start, and may a shard with failed rows be committed?
+
+One small actor for each stage. It holds nothing that cannot be told again: the driver repeats what it knows every second, so that the
+actor may die like any other process.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`shards`: in flight at once; `infra_errors`: rows that may end with `infra_error` before the stage has too many."""
+
+    shards: int
+    infra_errors: int
+
+
+@dataclass
+class Pulse:
+    """What the driver learns: `beats` counts events; `kills` counts deaths by operator since rows last got through; `said` by operator."""
+
+    beats: int = 0
+    kills: dict[str, int] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+
+
+class Gate:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._done = 0
+        self._errors = 0
+        self._granted: dict[int, int] = {}
+        self._pulse = Pulse()
+        self._moved = asyncio.Condition()
+
+    async def admitted(self, index: int) -> int:
+        """Wait until the `index`-th pending shard may start; returns how many may by now."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: index < self._done + self._limits.shards)
+        return self._done + self._limits.shards
+
+    async def tell(self, done: int, errors: int) -> Pulse:
+        """From the driver: pending shards that are committed by now, and rows with `infra_error` in them."""
+        async with self._moved:
+            if done > self._done:
+                self._pulse.kills.clear()
+            self._done, self._errors = done, errors
+            self._moved.notify_all()
+        return self._pulse
+
+    async def granted(self, shard: int, errors: int) -> bool:
+        """May this shard be committed with so many errored rows? Shards that are on their way to the driver count as well."""
+        self._granted[shard] = errors
+        return max(self._errors, sum(self._granted.values())) <= self._limits.infra_errors
+
+    async def beat(self, operator: str, killed: str | None) -> None:
+        self._pulse.beats += 1
+        if killed is None:
+            self._pulse.kills.pop(operator, None)
+        else:
+            self._pulse.kills[operator] = self._pulse.kills.get(operator, 0) + 1
+            self._pulse.said[operator] = killed
+
+
+def start_gate(limits: Limits) -> ray.actor.ActorHandle:
+    """On the driver's node where that has one: what the driver's node loses, the driver loses too."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000, "scheduling_strategy": here}
+    return ray.remote(Gate).options(**options).remote(limits)
