@@ -222,10 +222,23 @@ class UnifyConfig(Strict):
 
 
 class ScaleConfig(Strict):
-    """How many programs to sample, and in shards of how many."""
+    """How many programs to sample, and in shards of how many.
+
+    With `accept`, sample in rounds of at most `samples` until so many programs are kept, or `budget` samples are spent.
+    """
 
     samples: PositiveInt
     shard_rows: PositiveInt = 64
+    accept: PositiveInt | None = None
+    budget: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _target_has_a_budget(self) -> "ScaleConfig":
+        if (self.accept is None) != (self.budget is None):
+            raise ValueError("accept and budget go together: give both, or neither")
+        if self.accept is not None and self.budget is not None and self.accept > self.budget:
+            raise ValueError(f"accept={self.accept} programs cannot be kept of budget={self.budget} samples")
+        return self
 
 
 class SelectConfig(Strict):

@@ -25,10 +25,13 @@ from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED,
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
 from caco_ray.source import KeptRows, Mapped, SampleRange
+from caco_ray.stage import Operator
 from caco_ray.stages import agreement, assemble, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Totals
+from caco_ray.store.dataset import committed
+from caco_ray.target import RoundFolder, Standing, Target
 
 REPORT = "report.html"
 
@@ -124,16 +127,18 @@ def train_codegen(run: Run) -> str:
 
 
 def scale(run: Run) -> str:
-    """New programs: sampled, executed and filtered in one streaming plan."""
+    """New programs: sampled, executed and filtered in one streaming plan. With `scale.accept` in rounds, until so many are kept."""
     config = run.config
-    source = SampleRange("scale", config.scale.samples, config.scale.shard_rows, PROGRAM)
     operators = (
         model(run, "sample", config.models.sampler, config.sampling, config.scale.shard_rows),
         task("filter_source", filters.before_execution, config.filters),
         executor(run, config.filters.check_determinism),
         task("filter_result", filters.after_execution, config.filters),
     )
-    return _counts(run.run_stage("scale", source, PROGRAM, operators))
+    if config.scale.accept is not None and config.scale.budget is not None:
+        target = Target(config.scale.accept, config.scale.budget, config.scale.samples, config.scale.shard_rows)
+        return _scale_to_target(run, target, operators)
+    return _counts(run.run_stage("scale", _samples(run, config.scale.samples), PROGRAM, operators))
 
 
 def select_programs(run: Run) -> str:
@@ -236,6 +241,23 @@ STEPS: dict[str, Callable[[Run], str]] = {
     "train_student": train_student,
     "evaluate": evaluate,
 }
+
+
+def _samples(run: Run, count: int) -> SampleRange:
+    return SampleRange("scale", count, run.config.scale.shard_rows, PROGRAM)
+
+
+def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) -> str:
+    started, folder = time.monotonic(), run.stage_folder("scale")
+
+    def standing() -> Standing:
+        return target.standing({shard: entry.totals.kept for shard, entry in committed(folder).items()})
+
+    while (at := standing()).outcome is None:
+        run.say("scale", f"round {at.rounds}: {at.kept:,} of {target.accept:,} programs kept, sampling up to {at.samples:,}")
+        run.run_stage("scale", _samples(run, at.samples), PROGRAM, operators, RoundFolder(folder.url))
+    totals = DatasetWriter(folder, run.info("scale", at.shards), PROGRAM).close(time.monotonic() - started)
+    return f"{target.describe(at)}; {_counts(totals)}"
 
 
 def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str) -> str:
