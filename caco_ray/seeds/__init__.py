@@ -14,7 +14,7 @@ from caco_ray.seeds.files import file_seeds
 from caco_ray.seeds.procedural import reasoning_gym_seeds
 
 SOURCES: dict[str, Callable[[SeedsConfig], Iterator[Row]]] = {
-    "builtin": lambda config: builtin_seeds("train"),
+    "builtin": lambda config: (row for row in builtin_seeds("train") if _wanted(row, config)),
     "reasoning_gym": reasoning_gym_seeds,
     "file": file_seeds,
 }
@@ -27,15 +27,13 @@ def load_seeds(config: SeedsConfig) -> Iterator[Row]:
         SeedError: a source is unreadable, incomplete or empty, or an id appears twice in it.
     """
     names = [*config.sources, *(["file"] if config.path is not None else [])]
-    sources = [_checked(name, islice(_wanted(SOURCES[name](config), config), config.limit)) for name in names]
+    sources = [_checked(name, islice(SOURCES[name](config), config.limit)) for name in names]
     return chain(*sources, _checked("builtin", builtin_seeds("heldout")))
 
 
-def _wanted(rows: Iterator[Row], config: SeedsConfig) -> Iterator[Row]:
-    for row in rows:
-        too_hard = config.max_difficulty is not None and (row.get("difficulty") or 0) > config.max_difficulty
-        if not too_hard and (config.domains is None or row.get("domain") in (None, *config.domains)):
-            yield row
+def _wanted(row: Row, config: SeedsConfig) -> bool:
+    in_domains = config.domains is None or row["domain"] in config.domains
+    return in_domains and (config.max_difficulty is None or row["difficulty"] <= config.max_difficulty)
 
 
 def _checked(name: str, rows: Iterator[Row]) -> Iterator[Row]:

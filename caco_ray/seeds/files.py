@@ -12,6 +12,15 @@ from caco_ray.config import SeedFields, SeedsConfig
 from caco_ray.errors import ConfigError, SeedError
 from caco_ray.schema import Row
 
+# What opening and reading raises: a path, a network, a damaged archive; a URL of an unknown kind, or one whose package is missing.
+READ_ERRORS = (OSError, EOFError, ValueError, ImportError)
+
+
+def unreadable(path: str, error: Exception) -> SeedError:
+    """The line for a file that cannot be opened or read to its end."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return SeedError(f"{path}: cannot be read ({said})")
+
 
 def file_seeds(config: SeedsConfig) -> Iterator[Row]:
     """Rows of `seeds.path`.
@@ -49,10 +58,10 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"line {number}", _parse_line(line, path, number)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise SeedError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise SeedError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
 
 
 def _parse_line(line: str, path: str, number: int) -> dict[str, Any]:
@@ -73,21 +82,26 @@ def _parquet_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"row {number}", record
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise SeedError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pa.ArrowInvalid as error:
         raise SeedError(f"{path}: not a Parquet file ({error})") from error
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
 
 
 def _to_row(record: dict[str, Any], fields: SeedFields, path: str, place: str) -> Row:
     given = {column: _value(record, name, column, path, place) for column, name in fields.model_dump().items() if name is not None}
     identity = given.pop("id", None)
     difficulty = given.get("difficulty")
-    if difficulty is not None and not isinstance(difficulty, int):
-        raise SeedError(f"{path}, {place}: field {fields.difficulty!r} must be an integer, not {difficulty!r}")
-    texts = {key: value if value is None else str(value) for key, value in given.items() if key != "difficulty"}
+    if difficulty is not None and not (isinstance(difficulty, int) and abs(difficulty) < 2**31):
+        raise SeedError(f"{path}, {place}: field {fields.difficulty!r} must be an integer of 32 bits, not {difficulty!r}")
+    texts = {key: _text(value) for key, value in given.items() if key != "difficulty"}
     row: Row = {"domain": None, "cot": None, "code": None, **texts, "difficulty": difficulty}
     return {**row, "split": "train", "source": path, "source_id": place if identity is None else str(identity)}
+
+
+def _text(value: Any) -> str | None:
+    """Text that is blank says as little as no text."""
+    return None if value is None or not str(value).strip() else str(value)
 
 
 def _value(record: dict[str, Any], name: str, column: str, path: str, place: str) -> Any:

@@ -45,7 +45,17 @@ def trivial_output(row: Row, config: FiltersConfig) -> str | None:
 
 
 def unused_input(row: Row, config: FiltersConfig) -> str | None:
-    """Some key of `input` can have no influence on `output`: it is never read, or what was read goes nowhere."""
+    """A key of `input` is never used. `input["a"]` and `input.get("a")` use one; `f(**input)` and `input` anywhere else use all."""
+    tree = program.parse(row["code"])
+    keys = _keys(row, tree)
+    if tree is None or not keys:
+        return None
+    used = program.used_keys(tree)
+    return None if used is None or used.issuperset(keys) else "unused_input"
+
+
+def input_without_effect(row: Row, config: FiltersConfig) -> str | None:
+    """Some key of `input` can have no influence on `output`: what was read goes nowhere. Stricter than the paper's `unused_input`."""
     tree = program.parse(row["code"])
     keys = _keys(row, tree)
     if tree is None or not keys:
@@ -54,7 +64,7 @@ def unused_input(row: Row, config: FiltersConfig) -> str | None:
     sources = flow.sources("output")
     if not flow.decided or WHOLE in sources or not flow.edges["output"]:
         return None
-    return None if all(key_node(key) in sources for key in keys) else "unused_input"
+    return None if all(key_node(key) in sources for key in keys) else "input_without_effect"
 
 
 def no_input(row: Row, config: FiltersConfig) -> str | None:
@@ -95,6 +105,7 @@ BEFORE_EXECUTION: dict[str, Filter] = {
     "too_short": too_short,
     "trivial_output": trivial_output,
     "unused_input": unused_input,
+    "input_without_effect": input_without_effect,
 }
 AFTER_EXECUTION: dict[str, Filter] = {
     "no_input": no_input,
@@ -102,7 +113,9 @@ AFTER_EXECUTION: dict[str, Filter] = {
     "output_empty": output_empty,
     "output_not_plain": output_not_plain,
     "output_too_large": output_too_large,
-    "unused_input": unused_input,  # again, for an `input` that is not a literal: its keys are known now
+    # again, for an `input` that is not a literal: its keys are known now
+    "unused_input": unused_input,
+    "input_without_effect": input_without_effect,
 }
 FILTERS: dict[str, Filter] = BEFORE_EXECUTION | AFTER_EXECUTION
 

@@ -1,6 +1,7 @@
 """Mark rows by what a look at the whole data set found: duplicates, and overlap with evaluation problems."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from caco_ray.schema import live, reject, to_table
 from caco_ray.stages.select import EvaluationIndex, contamination, program_contamination
@@ -8,7 +9,8 @@ from caco_ray.stages.select import EvaluationIndex, contamination, program_conta
 
 def mark_duplicates(table: pa.Table, duplicates: pa.Table) -> pa.Table:
     """Reject the rows whose program (`program_id`) is in `duplicates` (columns row_id, duplicate_of, reason), and name the earlier one."""
-    found = {row["row_id"]: row for row in duplicates.to_pylist()}
+    here = pc.is_in(duplicates["row_id"], value_set=table["program_id"].combine_chunks())
+    found = {row["row_id"]: row for row in duplicates.filter(here).to_pylist()}
     rows = table.to_pylist()
     for row in live(rows):
         if (duplicate := found.get(row["program_id"])) is not None:

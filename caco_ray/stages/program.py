@@ -48,6 +48,28 @@ def input_keys(tree: ast.Module) -> list[str] | None:
     return [key for key in keys if isinstance(key, str)] if all(isinstance(key, str) for key in keys) else None
 
 
+def used_keys(tree: ast.Module) -> set[str] | None:
+    """Keys that are read one by one, as `input["a"]` or `input.get("a")`; None where `input` is used as a whole (`f(**input)`)."""
+    found: set[str] = set()
+    single: set[int] = set()  # ids of the names `input` that stand in such an expression
+    for node in ast.walk(tree):
+        owner, key, is_read = _one_key(node)
+        if isinstance(owner, ast.Name) and owner.id == "input" and isinstance(key, str):
+            single.add(id(owner))
+            found.update([key] if is_read else [])
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "input" and isinstance(node.ctx, ast.Load))
+    return None if any(id(name) not in single for name in names) else found
+
+
+def _one_key(node: ast.AST) -> tuple[ast.expr | None, Any, bool]:
+    """What is subscripted, with which constant, and whether it is read there."""
+    if isinstance(node, ast.Subscript):
+        return node.value, constant(node.slice), isinstance(node.ctx, ast.Load)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+        return node.func.value, constant(node.args[0]), True
+    return None, None, False
+
+
 def constant(node: ast.expr | None) -> Any:
     """The value of a literal constant, else None."""
     return node.value if isinstance(node, ast.Constant) else None

@@ -54,10 +54,10 @@ def test_solutions_are_kept_rejected_or_quarantined(agreement):
 def test_exact_types_of_the_output_count(agreement):
     table = _table(
         SOLUTION,
-        _solution(r"\boxed{0.33}", '{"$fraction": [1, 3]}'),
+        _solution(r"\boxed{0.33}", '{"$fraction":[1,3]}'),
         _solution(r"\boxed{0.33}", "0.3333333333333333"),
         _solution(r"\boxed{2, 1}", "[1, 2]"),
-        _solution(r"\boxed{2, 1}", '{"$set": [1, 2]}'),
+        _solution(r"\boxed{2, 1}", '{"$set":[1,2]}'),
     )
     assert agreement(table)["reject_reason"].to_pylist() == ["answer_disagrees", None, "answer_disagrees", None]
 
@@ -76,7 +76,7 @@ def test_programs_are_matched_with_known_answers():
     known = [
         ("12", "12"),
         ("We add.\n#### 12", "12"),
-        (r"so \boxed{\frac{1}{3}}", '{"$fraction": [1, 3]}'),
+        (r"so \boxed{\frac{1}{3}}", '{"$fraction":[1,3]}'),
         ("13", "12"),
         ("[1, 2]", "[2, 1]"),
         ("Ann", '"Ann"'),

@@ -118,13 +118,32 @@ def test_choosing_between_values_is_computation(body):
     assert reason_before(f'input = {{"a": 84, "b": 60}}\n{body}\nprint(output)', FiltersConfig(enabled=("trivial_output",))) is None
 
 
-def test_unused_input_counts_both_ways_of_reading():
-    config = FiltersConfig(enabled=("unused_input",))
-    by_key = 'input = {"a": 84, "b": 60}\nx = input["a"]\ny = input.get("b")\noutput = x - y'
-    by_name = 'input = {"a": 84, "b": 60}\ndef solve(a, b):\n    return a - b\noutput = solve(**input)'
-    for code, never in ((by_key, by_key.replace("x - y", "x + 1")), (by_name, by_name.replace("a - b", "a + 1"))):
+BY_KEY = 'input = {"a": 84, "b": 60}\nx = input["a"]\ny = input.get("b")\noutput = x - y'
+BY_NAME = 'input = {"a": 84, "b": 60}\ndef solve(a, b):\n    return a - b\noutput = solve(**input)'
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (BY_KEY, None),
+        (BY_NAME, None),
+        (BY_KEY.replace("x - y", "x + 1"), None),  # read, though for nothing
+        (BY_NAME.replace("a - b", "a + 1"), None),  # `**input` uses every key
+        (BY_KEY.replace('y = input.get("b")', "y = 3"), "unused_input"),
+        (BY_KEY.replace('y = input.get("b")', 'input["b"] = 3\ny = 3'), "unused_input"),
+        (BY_KEY.replace('y = input.get("b")', "y = sum(input.values())"), None),
+        (BY_KEY.replace('y = input.get("b")', 'y = [input[key] for key in ("b",)][0]'), None),
+    ],
+)
+def test_unused_input_counts_both_ways_of_reading(code, reason):
+    assert reason_before(code, FiltersConfig(enabled=("unused_input",))) == reason
+
+
+def test_input_without_effect_follows_what_was_read():
+    config = FiltersConfig(enabled=("input_without_effect",))
+    for code, never in ((BY_KEY, BY_KEY.replace("x - y", "x + 1")), (BY_NAME, BY_NAME.replace("a - b", "a + 1"))):
         assert reason_before(code, config) is None
-        assert reason_before(never, config) == "unused_input"
+        assert reason_before(never, config) == "input_without_effect"
 
 
 def test_unused_input_of_a_computed_dict_is_found_after_the_run():
