@@ -30,8 +30,9 @@ def use_packed_attention(model: Any) -> None:
 def check_packable(model: Any, max_length: int) -> None:
     """Raises ModelError where sequences of a packed batch could see each other."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    window = window if "sliding_attention" in kinds else None
     if kinds - {"full_attention", "sliding_attention"} or not model._supports_attention_backend or (window and window < max_length):
         raise ModelError(
             f"{type(model).__name__}: its attention ({', '.join(sorted(kinds))}) cannot keep the sequences of a packed batch apart; "
@@ -59,14 +60,7 @@ def packed_attention(
     if attention_mask is not None or softcap is not None:
         raise ModelError(f"{type(module).__name__}: masks and soft caps are not packed; set training batching=by_length")
     if query.is_cuda and query.dtype != torch.float32:
-        from torch.nn.attention.varlen import varlen_attn
-
-        flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
-        grouped = query.shape[1] != key.shape[1]
-        packed = varlen_attn(
-            *flat, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
-        )
-        return packed[None], None
+        return flash(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
     ends = cu_seq_lens_q.tolist()
     parts = [
         scaled_dot_product_attention(
@@ -75,6 +69,16 @@ def packed_attention(
         for start, end in pairwise(ends)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None) -> Tensor:
+    """All sequences in one call; shapes as in `packed_attention`, bf16 or fp16."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
+    causal, grouped = (-1, 0), query.shape[1] != key.shape[1]
+    packed: Tensor = varlen_attn(*flat, ends, ends, longest, longest, scale=scaling, window_size=causal, enable_gqa=grouped)
+    return packed[None]
 
 
 class CpuAttention:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -28,12 +27,11 @@ def prepare_process(device: str, cpus: int) -> None:
         torch.set_num_threads(cpus)
         torch.set_flush_denormal(True)
         _keep_freed_memory()
-    if not dist.is_initialized():  # alone or under torchrun; Ray Train has done it already
-        for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-            os.environ.setdefault(key, value)
-        if "MASTER_PORT" not in os.environ:
-            os.environ["MASTER_PORT"] = str(_free_port())
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    backend = "nccl" if device == "cuda" else "gloo"
+    if not dist.is_initialized() and "RANK" in os.environ:  # under torchrun; Ray Train has done it already
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    elif not dist.is_initialized():  # alone
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0)
     import deepspeed  # reads DS_ACCELERATOR
@@ -53,12 +51,6 @@ def _keep_freed_memory() -> None:
         return
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def deepspeed_config(training: TrainingConfig, *, universal: bool = False) -> dict[str, Any]:

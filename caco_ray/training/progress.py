@@ -30,7 +30,7 @@ class ProgressWriter:
         partial = folder / f".{FILE_NAME}.partial"
         partial.write_text("".join(_line(step) for step in kept))
         partial.replace(self._path)  # another file: who follows begins again
-        self._board = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=done_steps + 1)
+        self._board = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=done_steps + 1, filename_suffix=f".{done_steps}")
 
     def write(self, step: Step) -> None:
         with self._path.open("a") as file:

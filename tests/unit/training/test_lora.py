@@ -41,7 +41,7 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(loop_con
         folder.mkdir()
         train_loop(loop_config(folder, zero_stage=stage, epochs=1, **LORA), NoCheckpoints())
         losses = [step.loss for step in read_progress(folder)]
-        assert losses[-1] < losses[0] - 0.3
+        assert losses[-1] < losses[0] - 0.1
     before, *after = (AutoModelForCausalLM.from_pretrained(path) for path in (base, tmp_path / "zero0/model", tmp_path / "zero3/model"))
     for name, weight in before.named_parameters():
         trained = [dict(model.named_parameters())[name] for model in after]

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import RecordWriter
 
 from caco_ray.training.progress import BOARD_FOLDER, ProgressWriter, following, read_progress
 from caco_ray.training.types import Step
@@ -16,7 +15,6 @@ def step(number: int) -> Step:
 
 def board(folder: Path) -> dict[tuple[str, int], float]:
     """Scalars of the event files as TensorBoard reads them: length, checksum, message, checksum."""
-    assert RecordWriter  # the format is that of its `write`
     scalars: dict[tuple[str, int], float] = {}
     for path in sorted((folder / BOARD_FOLDER).iterdir()):
         data, place = path.read_bytes(), 0
