@@ -17,6 +17,7 @@ from caco_ray.engines.model_folder import check_model, find_folder
 from caco_ray.errors import SeedError
 from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
+from caco_ray.ledger import source_of, target_of
 from caco_ray.operators import actor, executor, model, task
 from caco_ray.progress import StageBar
 from caco_ray.report import print_table, write_card, write_report
@@ -24,9 +25,9 @@ from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
-from caco_ray.source import KeptRows, Mapped, SampleRange
+from caco_ray.source import SampleRange
 from caco_ray.stage import Operator
-from caco_ray.stages import agreement, assemble, filters, select
+from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Totals
@@ -108,7 +109,6 @@ def seeds(run: Run) -> str:
 def unify(run: Run) -> str:
     """Every training seed as an executed Code CoT whose output is the known answer. Seeds without code are converted by a model."""
     config = run.config
-    source = KeptRows("unify", run.stage_folder("seeds"), CODE_COT, split="train")
     all_have_code = all(row["code"] is not None for row in run.dataset("seeds").rows())
     convert = () if all_have_code else (model(run, "unify", config.models.unify, config.unify.sampling, config.seeds.shard_rows),)
     operators = (
@@ -118,7 +118,7 @@ def unify(run: Run) -> str:
         task("filter_result", filters.after_execution, config.filters),
         actor("match_answer", agreement.MatchKnownAnswer),
     )
-    return _counts(run.run_stage("unify", source, CODE_COT, operators))
+    return _counts(run.run_stage("unify", source_of("unify", config, run.folder), CODE_COT, operators))
 
 
 def train_codegen(run: Run) -> str:
@@ -135,10 +135,9 @@ def scale(run: Run) -> str:
         executor(run, config.filters.check_determinism),
         task("filter_result", filters.after_execution, config.filters),
     )
-    if config.scale.accept is not None and config.scale.budget is not None:
-        target = Target(config.scale.accept, config.scale.budget, config.scale.samples, config.scale.shard_rows)
+    if (target := target_of(config)) is not None:
         return _scale_to_target(run, target, operators)
-    return _counts(run.run_stage("scale", _samples(run, config.scale.samples), PROGRAM, operators))
+    return _counts(run.run_stage("scale", source_of("scale", config, run.folder), PROGRAM, operators))
 
 
 def select_programs(run: Run) -> str:
@@ -148,51 +147,45 @@ def select_programs(run: Run) -> str:
 
     protected = _protected_questions(run)
     duplicates = find_duplicates(run.stage_folder("scale"), run.stage_folder("unify"), select.program_keys)
-    source = KeptRows("select", run.stage_folder("scale"), SELECTED, parent_column="program_id")
     operators = (
         task("mark_duplicates", mark_duplicates, duplicates),
         task("decontaminate", mark_contaminated, protected, "code"),
     )
-    return _counts(run.run_stage("select", source, SELECTED, operators))
+    return _counts(run.run_stage("select", source_of("select", run.config, run.folder), SELECTED, operators))
 
 
 def reverse_programs(run: Run) -> str:
     """A question for each selected program, checked cheaply before anybody tries to solve it."""
     config = run.config
     protected = _protected_questions(run)
-    source = KeptRows("reverse", run.stage_folder("select"), PROBLEM, fan_out=config.reverse.samples)
     operators = (
         model(run, "reverse", config.models.reverse, config.reverse.sampling, config.scale.shard_rows),
         task("check_question", check_questions, config.reverse),
         task("decontaminate", mark_contaminated, protected, "question"),
     )
-    return _counts(run.run_stage("reverse", source, PROBLEM, operators))
+    return _counts(run.run_stage("reverse", source_of("reverse", config, run.folder), PROBLEM, operators))
 
 
 def solve(run: Run) -> str:
     """A language solution of each question, from the question alone; kept where its answer is the executed one."""
     config = run.config
-    source = KeptRows("solve", run.stage_folder("reverse"), SOLUTION, fan_out=config.solve.samples, parent_column="problem_id")
     operators = (
         model(run, "solve", config.models.solve, config.solve.sampling, config.scale.shard_rows),
         actor("agreement", agreement.Agreement),
     )
-    return _counts(run.run_stage("solve", source, SOLUTION, operators))
+    return _counts(run.run_stage("solve", source_of("solve", config, run.folder), SOLUTION, operators))
 
 
 def judge(run: Run) -> str:
     """Does the solution follow the program? A model says yes or no."""
     config = run.config
-    source = KeptRows("judge", run.stage_folder("solve"), JUDGED, parent_column="solution_id")
     operators = (model(run, "judge", config.models.judge, config.judge.sampling, config.scale.shard_rows),)
-    return _counts(run.run_stage("judge", source, JUDGED, operators))
+    return _counts(run.run_stage("judge", source_of("judge", config, run.folder), JUDGED, operators))
 
 
 def assemble_dataset(run: Run) -> str:
     """The shipped data set: Parquet and JSON Lines, and its card."""
-    last, parent_column = ("judge", None) if run.config.judge.enabled else ("solve", "solution_id")
-    solved = KeptRows("assemble", run.stage_folder(last), JUDGED, parent_column=parent_column)
-    totals = run.run_stage("assemble", Mapped(solved, SHIPPED, assemble.shipped_row), SHIPPED, ())
+    totals = run.run_stage("assemble", source_of("assemble", run.config, run.folder), SHIPPED, ())
     export_json_lines(run.dataset("assemble"))
     write_card(run.folder, run.config)
     return f"{totals.kept:,} rows shipped"
@@ -210,12 +203,11 @@ def evaluate(run: Run) -> str:
     folder = run.claim("evaluate")
     results = {}
     for name in config.evaluate.models:
-        source = KeptRows("evaluate", run.stage_folder("seeds"), EVALUATED, split="heldout")
         served = config.models.evaluate
         if isinstance(served, VllmModel):
             served = served.model_copy(update={"path": paths[name]})
         operators = (model(run, "solve", served, config.evaluate.sampling, config.seeds.shard_rows), actor("grade", agreement.Grade))
-        run.run_stage("evaluate", source, EVALUATED, operators, folder / name)
+        run.run_stage("evaluate", source_of("evaluate", config, run.folder), EVALUATED, operators, folder / name)
         results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False)).to_dict()
     folder.write("summary.json", json.dumps(results, indent=1).encode())
     run.close("evaluate", started)
@@ -243,10 +235,6 @@ STEPS: dict[str, Callable[[Run], str]] = {
 }
 
 
-def _samples(run: Run, count: int) -> SampleRange:
-    return SampleRange("scale", count, run.config.scale.shard_rows, PROGRAM)
-
-
 def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) -> str:
     started, folder = time.monotonic(), run.stage_folder("scale")
 
@@ -255,7 +243,8 @@ def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) 
 
     while (at := standing()).outcome is None:
         run.say("scale", f"round {at.rounds}: {at.kept:,} of {target.accept:,} programs kept, sampling up to {at.samples:,}")
-        run.run_stage("scale", _samples(run, at.samples), PROGRAM, operators, RoundFolder(folder.url))
+        source = SampleRange("scale", at.samples, target.shard_rows, PROGRAM)
+        run.run_stage("scale", source, PROGRAM, operators, RoundFolder(folder.url))
     totals = DatasetWriter(folder, run.info("scale", at.shards), PROGRAM).close(time.monotonic() - started)
     return f"{target.describe(at)}; {_counts(totals)}"
 

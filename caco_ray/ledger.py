@@ -1,0 +1,151 @@
+"""The ledger of a run: where each row came from and what it cost, as joins over the committed data sets.
+
+Shard `i` of a stage is made of shard `i` of the stage before and of nothing else. So lineage is joined shard by shard, on ids, and no
+process holds more than one shard of each stage. Only `seeds -> unify` and `scale -> ...` are chains of rows: between them stands a model,
+which is trained on all kept rows of `unify`.
+
+Every cost is counted once, in the stage that caused it: later stages carry the columns of earlier ones along, and those copies do not
+count. Limit: work that was lost with a killed process is in no row.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caco_ray.config import STAGES, Config, load_config
+from caco_ray.errors import RunDirError
+from caco_ray.run import FOLDERS
+from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SELECTED, SHIPPED, SOLUTION, Row
+from caco_ray.source import KeptRows, Mapped, SampleRange, Source
+from caco_ray.stages.assemble import shipped_row
+from caco_ray.store import Dataset, Folder
+from caco_ray.store.dataset import is_closed
+from caco_ray.target import Target
+
+# Whose columns `<role>_...` a stage fills itself, and which stages run programs.
+ROLES = {"unify": "unify", "scale": "sample", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "solve"}
+EXECUTES = ("unify", "scale")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rows cost. `cpu_s` and `gpu_s`: cores and GPUs that an engine held for them, and CPU seconds of their programs."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.prompt_tokens + other.prompt_tokens, self.tokens + other.tokens, self.cpu_s + other.cpu_s, self.gpu_s + other.gpu_s
+        )
+
+    def __str__(self) -> str:
+        return f"{self.prompt_tokens:,} prompt tokens, {self.tokens:,} tokens, {self.cpu_s:,.3f} CPU s, {self.gpu_s:,.3f} GPU s"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A closed data set of a run. `label` is the stage's name, with the model's for evaluations; seeds have no source."""
+
+    label: str
+    stage: str
+    folder: Folder
+    source: Source | None
+
+
+def read_config(run: Folder) -> Config:
+    """The config that a run was made with.
+
+    Raises:
+        RunDirError: no run there.
+    """
+    if not run.exists("config.json"):
+        raise RunDirError(f"{run}: not a run (no config.json there)")
+    return load_config(json.loads(run.read("config.json")))
+
+
+def source_of(stage: str, config: Config, run: Folder) -> Source:
+    """Where the rows of a stage come from: the one place that says which stage reads which, and how many children a row has."""
+    if stage == "unify":
+        return KeptRows(stage, run / FOLDERS["seeds"], CODE_COT, split="train")
+    if stage == "scale":
+        return SampleRange(stage, config.scale.samples, config.scale.shard_rows, PROGRAM)
+    if stage == "select":
+        return KeptRows(stage, run / FOLDERS["scale"], SELECTED, parent_column="program_id")
+    if stage == "reverse":
+        return KeptRows(stage, run / FOLDERS["select"], PROBLEM, fan_out=config.reverse.samples)
+    if stage == "solve":
+        return KeptRows(stage, run / FOLDERS["reverse"], SOLUTION, fan_out=config.solve.samples, parent_column="problem_id")
+    if stage == "judge":
+        return KeptRows(stage, run / FOLDERS["solve"], JUDGED, parent_column="solution_id")
+    if stage == "assemble":
+        last, column = ("judge", None) if config.judge.enabled else ("solve", "solution_id")
+        return Mapped(KeptRows(stage, run / FOLDERS[last], JUDGED, parent_column=column), SHIPPED, shipped_row)
+    assert stage == "evaluate", stage
+    return KeptRows(stage, run / FOLDERS["seeds"], EVALUATED, split="heldout")
+
+
+def target_of(config: Config) -> Target | None:
+    """The target that `scale` samples for, if the config has one."""
+    scale = config.scale
+    if scale.accept is None or scale.budget is None:
+        return None
+    return Target(scale.accept, scale.budget, scale.samples, scale.shard_rows)
+
+
+def steps(run: Folder, config: Config) -> Iterator[Step]:
+    """The closed data sets of a run, in the order of the loop."""
+    for stage in STAGES:
+        if stage == "evaluate":
+            folders = {f"evaluate {model}": run / FOLDERS[stage] / model for model in config.evaluate.models}
+        else:
+            folders = {stage: run / FOLDERS[stage]} if stage == "seeds" or _has_rows(stage, config) else {}
+        for label, folder in folders.items():
+            if is_closed(folder):
+                yield Step(label, stage, folder, _closed_source(stage, config, run))
+
+
+def cost_columns(stage: str) -> dict[str, list[str]]:
+    """Field of `Cost` -> the columns that a stage fills itself."""
+    role = ROLES.get(stage)
+    columns = {name: [f"{role}_{name}"] for name in ("prompt_tokens", "tokens", "cpu_s", "gpu_s")} if role else {}
+    if stage in EXECUTES:
+        columns["cpu_s"] = [*columns["cpu_s"], "cpu_s"]
+    return columns
+
+
+def cost_of(stage: str, rows: pa.Table) -> Cost:
+    """What a stage spent on rows of its data set."""
+    return Cost(**{name: sum(pc.sum(rows[column]).as_py() or 0 for column in columns) for name, columns in cost_columns(stage).items()})
+
+
+def cost_of_row(stage: str, row: Row) -> Cost:
+    """What a stage spent on one row."""
+    return Cost(**{name: sum(row[column] or 0 for column in columns) for name, columns in cost_columns(stage).items()})
+
+
+def lineage(step: Step, parent: Step, shard: int) -> pa.Table:
+    """Rows of one shard joined with the rows that they were made of: columns `parent.*` beside the row's own, `parent_id` the key."""
+    rows = Dataset(step.folder).read(shard, kept_only=False)
+    parents = Dataset(parent.folder).read(shard)
+    parents = parents.rename_columns([f"parent.{name}" for name in parents.schema.names])
+    return rows.join(parents, "parent_id", "parent.row_id", join_type="left outer")
+
+
+def _has_rows(stage: str, config: Config) -> bool:
+    return stage not in ("train_codegen", "train_student", "report") and (stage != "judge" or config.judge.enabled)
+
+
+def _closed_source(stage: str, config: Config, run: Folder) -> Source | None:
+    if stage == "seeds":
+        return None
+    source, target = source_of(stage, config, run), target_of(config)
+    if isinstance(source, SampleRange) and target is not None:
+        kept = {entry.shard: entry.totals.kept for entry in Dataset(run / FOLDERS[stage]).entries}
+        return SampleRange(stage, target.standing(kept).samples, source.shard_rows, source.schema)
+    return source
