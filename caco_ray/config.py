@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from caco_ray.errors import ConfigError
+from caco_ray.sandbox.limits import MAX_WORKERS, RANGES, Limits
 
 STAGES = (
     "seeds",
@@ -92,8 +93,8 @@ class SeedsConfig(Strict):
     path: str | None = None  # .jsonl or .parquet, local or any fsspec URL
     fields: SeedFields = SeedFields()
     reasoning_gym: ReasoningGymConfig = ReasoningGymConfig()
-    domains: tuple[str, ...] | None = None  # only problems of these; problems without a domain pass; null = all
-    max_difficulty: PositiveInt | None = None  # problems without a difficulty pass
+    domains: tuple[str, ...] | None = None  # of the built-in problems; null = all
+    max_difficulty: PositiveInt | None = None  # of the built-in problems: 1 to 3
     limit: PositiveInt | None = None  # of each source
     shard_rows: PositiveInt = 64
 
@@ -197,15 +198,27 @@ class SamplingConfig(Strict):
 
 
 class SandboxConfig(Strict):
-    """Isolation and limits of every program (paper section on filtering: 10 s)."""
+    """Isolation and limits of every program (paper section on filtering: 10 s). What may be chosen is `caco_ray.sandbox.limits`' to say."""
 
     require: Literal["L0", "L1", "L2", "L3"] = "L2"
     allow_unsafe: bool = False
-    cpu_s: float = Field(5, gt=0, le=600)
-    memory_mb: int = Field(512, ge=16, le=65536)
-    output_kb: int = Field(64, ge=1, le=4096)
+    cpu_s: float = Field(5, ge=RANGES["cpu_s"][0], le=RANGES["cpu_s"][1])
+    wall_s: float | None = Field(None, ge=RANGES["wall_s"][0], le=RANGES["wall_s"][1])  # null = 3x cpu_s
+    memory_mb: int = Field(512, ge=RANGES["memory_mb"][0], le=RANGES["memory_mb"][1])
+    output_kb: int = Field(64, ge=RANGES["output_kb"][0], le=RANGES["output_kb"][1])
+    stdout_kb: int = Field(64, ge=RANGES["stdout_kb"][0], le=RANGES["stdout_kb"][1])
     actors: PositiveInt = 1  # sandbox actors over the cluster
-    workers: PositiveInt = 1  # programs at a time in each actor = its num_cpus
+    workers: int = Field(1, ge=1, le=MAX_WORKERS)  # programs at a time in each actor = its num_cpus
+
+    @model_validator(mode="after")
+    def _wall_not_under_cpu(self) -> "SandboxConfig":
+        if self.wall_s is not None and self.wall_s < self.cpu_s:
+            raise ValueError(f"wall_s {self.wall_s:g} is under cpu_s {self.cpu_s:g}")
+        return self
+
+    def limits(self) -> Limits:
+        """Of each program."""
+        return Limits(self.cpu_s, self.wall_s, self.memory_mb, self.output_kb, self.stdout_kb)
 
 
 class FiltersConfig(Strict):

@@ -29,7 +29,7 @@ def _arguments() -> argparse.Namespace:
 
 def as_json(result: ExecutionResult) -> str:
     """All fields; `input` and `output` in their exact-type encoding, as objects."""
-    fields = dataclasses.asdict(result)
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     for name in ("input", "output"):
         text = fields.pop(f"{name}_json")
         fields[name] = None if text is None else json.loads(text)
@@ -48,7 +48,7 @@ def main() -> int:
         limits = Limits(cpu_s=args.cpu_s, wall_s=args.wall_s, memory_mb=args.memory_mb)
         with Sandbox(args.require, limits, args.allow_unsafe) as box:
             result = box.run(source.decode("utf-8", "surrogateescape"), seed=args.seed)
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # ValueError: the seed
         print(error, file=sys.stderr)
         return 2
     except SandboxUnavailableError as error:

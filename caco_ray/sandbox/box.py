@@ -1,5 +1,6 @@
 """The public face: `Sandbox`."""
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Sequence
@@ -8,12 +9,10 @@ from types import TracebackType
 
 from caco_ray.errors import ConfigError
 from caco_ray.sandbox.guest.seal import LEVELS
-from caco_ray.sandbox.limits import Limits
+from caco_ray.sandbox.limits import MAX_WORKERS, Limits
 from caco_ray.sandbox.probe import library_paths, strongest
 from caco_ray.sandbox.result import ExecutionResult
 from caco_ray.sandbox.worker import Setting, Worker
-
-_MAX_WORKERS = 256
 
 
 class Sandbox:
@@ -89,6 +88,9 @@ class Sandbox:
             raise ValueError(f"seed={seed}: must be from -2**63 to 2**63 - 1")
         if type(program) is not str:
             return ExecutionResult("error", error=f"TypeError: a program is text, not {type(program).__name__}", level=self.level)
+        most = self.limits.source_bytes
+        if 4 * len(program) > most and len(program.encode("utf-8", "surrogatepass")) > most:
+            return ExecutionResult("error", error=f"ValueError: the program is longer than {most} bytes", level=self.level)
         return self._workers[worker].run(program, seed)
 
     def run_many(self, programs: Sequence[str], *, seed: int = 0) -> list[ExecutionResult]:
@@ -111,7 +113,13 @@ class Sandbox:
             drain(0)
         else:
             with ThreadPoolExecutor(lanes) as pool:
-                list(pool.map(drain, range(lanes)))
+                started = []
+                for lane in range(1, lanes):
+                    with contextlib.suppress(RuntimeError):  # no thread to be had: the others do its part
+                        started.append(pool.submit(drain, lane))
+                drain(0)
+                for lane_end in started:
+                    lane_end.result()
         return [result for result in results if result is not None]
 
     def close(self) -> None:
@@ -136,5 +144,5 @@ def _check(require: str, at_most: str, allow_unsafe: bool, workers: int) -> None
         raise ConfigError(f"sandbox at_most={at_most!r}: must not be below require={require!r}")
     if require == "L0" and not allow_unsafe:
         raise ConfigError("sandbox require='L0' isolates nothing: it must be allowed with allow_unsafe=True")
-    if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
-        raise ConfigError(f"sandbox workers={workers!r}: must be an integer from 1 to {_MAX_WORKERS}")
+    if type(workers) is not int or not 1 <= workers <= MAX_WORKERS:
+        raise ConfigError(f"sandbox workers={workers!r}: must be an integer from 1 to {MAX_WORKERS}")

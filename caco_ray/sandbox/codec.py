@@ -1,8 +1,9 @@
 """Exact-type JSON for values that cross the sandbox border, in both directions of trust.
 
-`encode` runs beside the hostile program: it looks at exact types only, never calls a method of a class it does not know, and stops at a
-budget of bytes and depth. `decode` runs in the owner: it accepts only what `encode` can write, builds plain Python values, and evaluates
-nothing. JSON itself carries None, bool, int, finite float, str, list, and dict with plain string keys; the rest is `{"$tag": payload}`:
+`encode` runs beside the hostile program: it looks at exact types only, compared by identity, never calls a method of a class it does not
+know or of its metaclass, and stops at a budget of bytes and depth. `decode` runs in the owner: it accepts only the grammar that `encode`
+writes (a forger may order a set otherwise, or name a type that is none), builds plain Python values, and evaluates nothing. JSON itself
+carries None, bool, int, finite float, str, list, and dict with plain string keys; the rest is `{"$tag": payload}`:
 
     $int hex | $float nan,inf,-inf | $str utf-8 hex (lone surrogates) | $bytes hex | $complex [re, im] | $fraction [n, d] | $decimal text
     $tuple [..] | $set [..] | $frozenset [..] | $dict [[k, v], ..] | $range [a, b, c] | $deque, $Counter, $defaultdict, $OrderedDict
@@ -21,18 +22,24 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 MAX_DEPTH = 64
 _MAX_JSON_DEPTH = 4 * MAX_DEPTH  # a tag adds up to three levels
-_STRINGS, _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"[\[\]{}]")
+# The closing quote is optional: a scan from every quote of an unterminated string would take quadratic time.
+_STRINGS, _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?'), re.compile(r"[\[\]{}]")
+_SPACES = re.compile(r"\s")
+_MAX_DIMENSIONS = 64  # of an array, as in numpy
 _MAX_INT_BITS = 14284  # below 10**4300, the longest int that Python turns into text: a longer one could not even be printed
 _SAFE_INT = 1 << 63
 _MAX_EMPTY = 1024  # rows of an array without elements
-_LISTS: dict[type, str] = {tuple: "$tuple", range: "$range", deque: "$deque"}
-_SETS: dict[type, str] = {set: "$set", frozenset: "$frozenset"}
-_DICTS: dict[type, str] = {Counter: "$Counter", defaultdict: "$defaultdict", OrderedDict: "$OrderedDict"}
-_DATES: dict[type, str] = {datetime: "datetime", date: "date", time: "time"}
+# By `id(type)`: looking up a class itself would call `__hash__` and `__eq__` of its metaclass.
+_LISTS = {id(tuple): "$tuple", id(deque): "$deque"}
+_SETS = {id(set): "$set", id(frozenset): "$frozenset"}
+_DICTS = {id(Counter): "$Counter", id(defaultdict): "$defaultdict", id(OrderedDict): "$OrderedDict"}
+_DATES = {id(datetime): "datetime", id(date): "date", id(time): "time"}
+_NAME, _MODULE = type.__dict__["__name__"], type.__dict__["__module__"]
 
 
 class NotPlainError(Exception):
@@ -60,7 +67,19 @@ class Symbolic:
 
 def type_name(value: object) -> str:
     """The name of the class, read past any metaclass."""
-    return str(type.__dict__["__name__"].__get__(type(value)))[:100]
+    return str(_NAME.__get__(type(value)))[:100]
+
+
+def _is_of(library: str, kind: type) -> bool:
+    """The class is one that a module of the library has under its own name."""
+    try:
+        name = _MODULE.__get__(kind)
+    except AttributeError:  # deleted
+        return False
+    if type(name) is not str or name.partition(".")[0] != library:
+        return False
+    module = sys.modules.get(name)
+    return type(module) is ModuleType and module.__dict__.get(_NAME.__get__(kind)) is kind
 
 
 class _Encoder:
@@ -112,7 +131,7 @@ class _Encoder:
             return "{" + ",".join([self.spend(json.dumps(k) + ":,")[:-1] + self.value(v, depth + 1) for k, v in items]) + "}"
         self.spend("," * len(items))
         pairs = "[" + ",".join([self.sequence(pair, depth + 1) for pair in items]) + "]"
-        return self.tag(_DICTS.get(type(value), "$dict"), pairs)
+        return self.tag(_DICTS.get(id(type(value)), "$dict"), pairs)
 
     def value(self, value: Any, depth: int = 0) -> str:
         if depth > MAX_DEPTH:
@@ -128,18 +147,18 @@ class _Encoder:
             return self.text(value)
         if kind is list:
             return self.sequence(value, depth)
-        if kind is dict or kind in _DICTS:
+        if kind is dict or id(kind) in _DICTS:
             return self.mapping(value, depth)
         return self.rare(kind, value, depth)
 
     def rare(self, kind: type, value: Any, depth: int) -> str:
         if kind is range:
             return self.tag("$range", self.sequence((value.start, value.stop, value.step), depth))
-        if kind in _LISTS:
-            return self.tag(_LISTS[kind], self.sequence(value, depth))
-        if kind in _SETS:
+        if id(kind) in _LISTS:
+            return self.tag(_LISTS[id(kind)], self.sequence(value, depth))
+        if id(kind) in _SETS:
             self.spend("[]" + "," * len(value))
-            return self.tag(_SETS[kind], "[" + ",".join(sorted(self.value(item, depth + 1) for item in value)) + "]")
+            return self.tag(_SETS[id(kind)], "[" + ",".join(sorted(self.value(item, depth + 1) for item in value)) + "]")
         if kind is bytes or kind is bytearray:
             if len(value) > self.left:
                 raise TooLargeError("larger than allowed")
@@ -150,25 +169,24 @@ class _Encoder:
             return self.tag("$fraction", self.sequence((value.numerator, value.denominator), depth))
         if kind is Decimal:
             return self.tag("$decimal", self.text(str(value)))
-        if kind in _DATES:
-            return self.tag("$datetime", self.sequence((_DATES[kind], value.isoformat()), depth))
+        if id(kind) in _DATES:
+            return self.tag("$datetime", self.sequence((_DATES[id(kind)], value.isoformat()), depth))
         if kind is timedelta:
             return self.tag("$datetime", self.sequence(("timedelta", f"{value.days},{value.seconds},{value.microseconds}"), depth))
         return self.library(kind, value, depth)
 
     def library(self, kind: type, value: Any, depth: int) -> str:
         """Numpy and sympy, known by the exact classes of the modules that are loaded."""
-        numpy = sys.modules.get("numpy")
+        numpy, sympy = sys.modules.get("numpy"), sys.modules.get("sympy")
         if numpy is not None and kind is numpy.ndarray and value.dtype.kind in "biufcU":
             if value.size > self.left or (value.size == 0 and max(value.shape) > _MAX_EMPTY ** (1 / value.ndim)):
                 raise TooLargeError("larger than allowed")
             return self.tag("$ndarray", self.sequence((str(value.dtype), list(value.shape), value.ravel().tolist()), depth))
-        if numpy is not None and kind.__module__ == "numpy" and kind in numpy.sctypeDict.values():
+        if numpy is not None and _is_of("numpy", kind) and issubclass(kind, numpy.generic):
             item = value.item()
             if type(item) in (bool, int, float, complex, str):
                 return self.tag("$np", self.sequence((str(value.dtype), item), depth))
-        sympy = sys.modules.get("sympy")
-        if sympy is not None and issubclass(kind, sympy.Basic | sympy.MatrixBase) and kind.__module__.startswith("sympy."):
+        if sympy is not None and _is_of("sympy", kind) and issubclass(kind, sympy.Basic | sympy.MatrixBase):
             return self.tag("$sympy", self.sequence((type_name(value), self.sympy(sympy, value)), depth))
         raise NotPlainError(type_name(value))
 
@@ -205,6 +223,13 @@ def _constant(text: str) -> Any:
     raise InvalidEncodingError(f"unexpected {text}")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise InvalidEncodingError("a float out of range")
+    return value
+
+
 def _expect(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds:
         raise InvalidEncodingError(f"unexpected {type(value).__name__}")
@@ -232,6 +257,8 @@ def _datetime(payload: Any) -> Any:
 
 def _ndarray(payload: Any) -> Any:
     _, shape, flat = payload
+    if len(shape) > _MAX_DIMENSIONS:
+        raise InvalidEncodingError("too many dimensions")
     rows = math.prod(_expect(size, int) or 1 for size in shape)
     if math.prod(shape) != len(flat) or min(shape, default=0) < 0 or rows > max(len(flat), _MAX_EMPTY):
         raise InvalidEncodingError("the shape does not fit")
@@ -243,6 +270,12 @@ def _ndarray(payload: Any) -> Any:
         return [build(depth + 1, start + i * inner, inner) for i in range(shape[depth])]
 
     return build(0, 0, len(flat))
+
+
+def _numpy(payload: Any) -> Any:
+    kind, value = _expect(payload, list)
+    _expect(kind, str)
+    return _expect(value, bool, int, float, complex, str)
 
 
 def _sympy(payload: Any) -> Any:
@@ -268,16 +301,19 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$defaultdict": _pairs,
     "$OrderedDict": _pairs,
     "$datetime": _datetime,
-    "$np": lambda p: _expect(p[1], bool, int, float, complex, str),
+    "$np": _numpy,
     "$ndarray": _ndarray,
     "$sympy": _sympy,
 }
 
 
-def _check_nesting(text: str) -> None:
-    """A forged encoding nested deeper than any honest one would break whoever walks the value later."""
+def _check_outline(text: str) -> None:
+    """Between the strings: no spaces, and no deeper nesting than honest encodings have, which would break whoever walks the value."""
     depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub("", text)):
+    outline = _STRINGS.sub("", text)
+    if _SPACES.search(outline):
+        raise InvalidEncodingError("unexpected space")
+    for bracket in _BRACKETS.findall(outline):
         depth += 1 if bracket in "[{" else -1
         if depth > _MAX_JSON_DEPTH:
             raise InvalidEncodingError("nested too deep")
@@ -290,8 +326,8 @@ def decode(text: str) -> Any:
     Raises:
         InvalidEncodingError: the text is not an encoding.
     """
-    _check_nesting(text)
+    _check_outline(text)
     try:
-        return json.loads(text, object_pairs_hook=_tagged, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_tagged, parse_constant=_constant, parse_float=_finite)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise InvalidEncodingError(f"{type(error).__name__}: {error}"[:200]) from error

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from caco_ray.errors import ConfigError
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "cpu_s": (0.1, 3600),
     "wall_s": (0.1, 36000),
     "memory_mb": (32, 65536),
     "output_kb": (1, 16384),
     "stdout_kb": (1, 16384),
 }
+MAX_WORKERS = 256
+_MAX_SOURCE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Limits:
         whether a busy program ends as `timeout_cpu` or as `timeout_wall`.
     memory_mb: address space above that of the warm interpreter.
     output_kb: encoded size of `input` and of `output`, each.
-    stdout_kb: what the program may print; one byte more ends it as `output_too_large`.
+    stdout_kb: what the program may print, in UTF-8; one byte more ends it as `output_too_large`.
 
     Raises:
         ConfigError: a value is not a number or out of range.
@@ -35,7 +37,7 @@ class Limits:
     stdout_kb: int = 64
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if name == "wall_s" and value is None:
                 continue
@@ -50,3 +52,8 @@ class Limits:
     def deadline_s(self) -> float:
         """Wall-clock seconds that a program gets."""
         return 3 * self.cpu_s if self.wall_s is None else self.wall_s
+
+    @property
+    def source_bytes(self) -> int:
+        """Length of a program, in UTF-8: an eighth of the memory, since reading it takes several times its size, and 16 MiB at most."""
+        return min(_MAX_SOURCE, (self.memory_mb << 20) // 8)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from caco_ray.sandbox.codec import InvalidEncodingError, decode
-from caco_ray.sandbox.guest.frame import HEADER, MAGIC
+from caco_ray.sandbox.guest.frame import HEADER, MAGIC, MAX_ERROR
 from caco_ray.sandbox.result import STATUSES, VALUE_STATES
 
 _KEYS = {"status", "error", "mutated", "input", "output", "stdout"}
@@ -54,7 +54,7 @@ def _check(reply: Any, output_bytes: int, stdout_bytes: int) -> None:
     demand(type(reply) is dict and set(reply) == _KEYS, "keys")
     demand(type(reply["status"]) is str and reply["status"] in _CLAIMABLE, "status")
     demand(type(reply["mutated"]) is bool, "mutated")
-    demand(reply["error"] is None or (type(reply["error"]) is str and len(reply["error"]) <= 600), "error")
+    demand(reply["error"] is None or (type(reply["error"]) is str and len(reply["error"]) <= MAX_ERROR), "error")
     demand(type(reply["stdout"]) is str and len(reply["stdout"]) <= stdout_bytes, "stdout")
     for name in ("input", "output"):
         part = reply[name]

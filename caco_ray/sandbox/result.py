@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from caco_ray.sandbox.codec import Symbolic
+from caco_ray.sandbox.guest.frame import MAX_ERROR
 
 Status = Literal[
     "ok", "error", "no_output", "timeout_cpu", "timeout_wall", "oom", "signal", "exited", "output_too_large",
@@ -63,9 +64,19 @@ class ExecutionResult:
         return self.output_state != "absent"
 
 
+def clean(error: str) -> str:
+    """An error text that can be stored: no lone surrogates, at most 500 characters."""
+    return writable(error[:MAX_ERROR])
+
+
+def writable(text: str) -> str:
+    """The text with `?` for lone surrogates, which UTF-8 cannot carry and tables refuse."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def text_of(value: object) -> str | None:
     """`str(value)` of a decoded value; sets are written in sorted order. None where it is over `MAX_TEXT` characters."""
-    text = value.encode("utf-8", "replace").decode() if type(value) is str else _literal(value)
+    text = writable(value if type(value) is str else _literal(value))
     return text if len(text) <= MAX_TEXT else None
 
 

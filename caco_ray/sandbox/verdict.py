@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from caco_ray.sandbox.limits import Limits
 from caco_ray.sandbox.reply import ProtocolViolationError, read_frame
-from caco_ray.sandbox.result import ExecutionResult, Status, text_of
+from caco_ray.sandbox.result import ExecutionResult, Status, clean, text_of, writable
 from caco_ray.sandbox.zygote import Ending
 
 _NEAR = 0.8
@@ -53,12 +53,13 @@ def _by_reply(ending: Ending, limits: Limits, base: ExecutionResult) -> Executio
     try:
         reply = read_frame(ending.data, limits.output_kb * 1024, limits.stdout_kb * 1024)
     except ProtocolViolationError as error:
-        return replace(base, status="protocol_violation", error=str(error))
+        return replace(base, status="protocol_violation", error=clean(str(error)))
     plain = {name: reply[name]["value"] if reply[name]["state"] == "plain" else None for name in ("input", "output")}
     return replace(
-        base, status=reply["status"], error=reply["error"], input=reply["input_value"], output=reply["output_value"],
+        base, status=reply["status"], error=None if reply["error"] is None else clean(reply["error"]),
+        input=reply["input_value"], output=reply["output_value"],
         input_json=plain["input"], output_json=plain["output"], input_state=reply["input"]["state"],
         output_state=reply["output"]["state"], input_mutated=reply["mutated"],
         output_text=None if plain["output"] is None else text_of(reply["output_value"]),
-        stdout=reply["stdout"].encode("utf-8", "replace").decode(),
+        stdout=writable(reply["stdout"]),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from caco_ray.errors import SandboxUnavailableError
 from caco_ray.sandbox.guest.frame import READY
 from caco_ray.sandbox.limits import Limits
 from caco_ray.sandbox.reply import frame_limit
-from caco_ray.sandbox.result import ExecutionResult
+from caco_ray.sandbox.result import ExecutionResult, clean
 from caco_ray.sandbox.verdict import judge
 from caco_ray.sandbox.zygote import Zygote, ZygoteError
 
@@ -69,12 +69,13 @@ class Worker:
 
     def run(self, program: str, seed: int) -> ExecutionResult:
         """Runs it; a wall-clock timeout and a failure of the machinery are tried once more."""
-        result = self._attempt(program, seed)
+        result = self.attempt(program, seed)
         if result.status in ("timeout_wall", "sandbox_error"):
-            result = replace(self._attempt(program, seed), attempts=2)
+            result = replace(self.attempt(program, seed), attempts=2)
         return result
 
-    def _attempt(self, program: str, seed: int) -> ExecutionResult:
+    def attempt(self, program: str, seed: int) -> ExecutionResult:
+        """Runs it once."""
         setting, limits = self.setting, self.setting.limits
         key = (profile_of(program), seed % 2)
         most = frame_limit(limits.output_kb * 1024, limits.stdout_kb * 1024) + len(READY)
@@ -83,7 +84,7 @@ class Worker:
         except (ZygoteError, SandboxUnavailableError) as error:
             if key in self._zygotes:
                 self._discard(key)
-            return ExecutionResult("sandbox_error", error=str(error)[:500], level=setting.level)
+            return ExecutionResult("sandbox_error", error=clean(str(error)), level=setting.level)
         except BaseException:  # interrupted half-way: the conversation with the interpreter is out of step
             if key in self._zygotes:
                 self._discard(key)

@@ -8,18 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caco_ray.errors import SandboxUnavailableError
-from caco_ray.sandbox.guest.frame import READY
+from caco_ray.sandbox.guest.frame import FAILED, READY
 from caco_ray.sandbox.guest.zygote import ENDED, FINISH, KILL, LENGTH, RUN
 
 _ROOT = str(Path(__file__).parents[2])
-_BOOT = "import sys; sys.path[0] = sys.argv[2]; from caco_ray.sandbox.guest.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+_BOOT = "import sys; sys.path[0] = sys.argv[1]; from caco_ray.sandbox.guest.zygote import main; main(sys.argv[1])"
 _START_S = 120.0  # a cold disk under load; the usual start takes one second
 _SEAL_S = 60.0  # from the request to READY
 _REPLY_S = 30.0  # from the order to end a program to the report of its end
@@ -62,21 +61,31 @@ class Zygote:
 
     def __init__(self, config: dict[str, Any], hash_seed: int) -> None:
         self.served = 0
-        self._control, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as complaints, theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-c", _BOOT, str(theirs.fileno()), _ROOT],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints, close_fds=True, pass_fds=[theirs.fileno()],
-                cwd="/", env=ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}, start_new_session=True,
-            )  # fmt: skip
+        with contextlib.ExitStack() as held:
+            try:
+                complaints = held.enter_context(contextlib.closing(_Complaints()))
+                self._control, theirs = socket.socketpair()
+                held.enter_context(theirs)
+                self._process = self._launch(theirs, complaints, hash_seed)
+            except OSError as error:
+                raise SandboxUnavailableError(f"the warm interpreter cannot be started: {error}") from error
             theirs.close()
             try:
                 self._greet(json.dumps(config).encode())
             except (OSError, ValueError, ZygoteError) as error:
                 self.close()
-                complaints.seek(0)
-                text = complaints.read()[-1000:].decode(errors="replace").strip()
-                raise SandboxUnavailableError(f"the warm interpreter did not start: {error} {text}".strip()) from error
+                raise SandboxUnavailableError(f"the warm interpreter did not start: {error} {complaints.text()}".strip()) from error
+
+    def _launch(self, theirs: socket.socket, complaints: "_Complaints", hash_seed: int) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-S", "-s", "-c", _BOOT, _ROOT],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=complaints.write_end, close_fds=True,
+                cwd="/", env=ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            self._control.close()
+            raise
 
     def _greet(self, config: bytes) -> None:
         self._control.settimeout(_START_S)
@@ -108,13 +117,10 @@ class Zygote:
             ZygoteError: the machinery failed.
         """
         self.served += 1
-        source_read, source_write = os.pipe()
         try:
-            result_read, result_write = os.pipe()
-        except OSError:
-            os.close(source_read)
-            os.close(source_write)
-            raise
+            source_read, source_write, result_read, result_write = _two_pipes()
+        except OSError as error:
+            raise ZygoteError(f"no pipes for a program: {error}") from error
         try:
             try:
                 socket.send_fds(self._control, [RUN.pack(seed)], [source_read, result_write])
@@ -133,7 +139,7 @@ class Zygote:
             if source_write >= 0:
                 os.close(source_write)
         if not exchange.ready:
-            why = bytes(exchange.data).decode(errors="replace") or "it ended before it was sealed"
+            why = bytes(exchange.data).removeprefix(FAILED).decode(errors="replace") or "it ended before it was sealed"
             raise ZygoteError(f"a program could not be sealed: {why}")
         return Ending(
             bytes(exchange.data), exchange.timed_out, exchange.overflow, killed, status, cpu_s, exchange.wall_s, max_rss_kb
@@ -145,6 +151,36 @@ class Zygote:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _two_pipes() -> tuple[int, int, int, int]:
+    first = os.pipe()
+    try:
+        return *first, *os.pipe()
+    except OSError:
+        for descriptor in first:
+            os.close(descriptor)
+        raise
+
+
+class _Complaints:
+    """Where the interpreter writes what goes wrong while it starts: a pipe, since there may be no folder to write to. What does not fit
+    is lost, so nobody need read it."""
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        for end in (self._read_end, self.write_end):
+            os.set_blocking(end, False)
+
+    def text(self) -> str:
+        try:
+            return os.read(self._read_end, 1 << 16)[-1000:].decode(errors="replace").strip()
+        except BlockingIOError:
+            return ""
+
+    def close(self) -> None:
+        os.close(self._read_end)
+        os.close(self.write_end)
 
 
 class _Exchange:

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from caco_ray.config import SandboxConfig
-from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
+from caco_ray.sandbox import ExecutionResult, Sandbox
 from caco_ray.schema import Row, live, reject, to_table
 
 _REASONS = {
@@ -27,9 +27,8 @@ class Execute:
     """
 
     def __init__(self, config: SandboxConfig, check_determinism: bool) -> None:
-        limits = Limits(cpu_s=config.cpu_s, memory_mb=config.memory_mb, output_kb=config.output_kb)
         self._check_determinism = check_determinism
-        self._sandbox = Sandbox(require=config.require, limits=limits, allow_unsafe=config.allow_unsafe, workers=config.workers)
+        self._sandbox = Sandbox(require=config.require, limits=config.limits(), allow_unsafe=config.allow_unsafe, workers=config.workers)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()

@@ -11,7 +11,7 @@ class Attack:
     """program: hostile text; `{folder}`, `{secret}`, `{port}`, `{owner}`, `{abstract}` stand for the bait.
 
     expect: the statuses that are right. output: what `output` must be where the status is `ok`; None for anything but `ESCAPED`.
-    slow: runs until its CPU limit. waits: runs until its wall-clock limit.
+    slow: runs until its CPU limit. waits: runs until its wall-clock limit. repeats: a second run must give the same row.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Attack:
     output: object = BLOCKED
     slow: bool = False
     waits: bool = False
+    repeats: bool = False
 
 
 def attempt(name: str, body: str, *, slow: bool = False) -> Attack:

@@ -1,6 +1,11 @@
 """Values, texts and states that try to confuse whoever reads them."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 from hostile.attack import Attack
+
+from caco_ray.sandbox import Symbolic
 
 _DEEP = "x = []\nfor _ in range(10**5): x = [x]\noutput = x"
 ATTACKS = [
@@ -19,6 +24,10 @@ ATTACKS = [
     Attack("58_fake_module", "class A: pass\nA.__module__ = 'sympy.core.numbers'\nA.__name__ = 'Integer'\noutput = A()", ("no_output",)),
     Attack("58_eq_liar", "class A:\n    def __eq__(self, o): return True\n    def __hash__(self): return 1\noutput = {A(): 1}", ("no_output",)),
     Attack("58_sympy_liar", "import sympy\nclass A(sympy.Integer):\n    p = 5\noutput = A(1)", ("no_output", "error", "ok"), output=1),
+    Attack("58_metaclass_hash", "class M(type):\n    def __hash__(self):\n        while True: pass\n    def __eq__(self, other):\n        while True: pass\nclass A(metaclass=M): pass\nimport numpy\noutput = A()", ("no_output",)),
+    Attack("58_metaclass_module", "class M(type):\n    @property\n    def __module__(self):\n        while True: pass\nclass A(metaclass=M): pass\nimport sympy\noutput = [A()]", ("no_output",)),
+    Attack("58_module_liar", "import sympy\nclass Integer(sympy.Integer):\n    def _sympystr(self, printer):\n        while True: pass\nInteger.__module__ = 'sympy.core.numbers'\noutput = Integer(1) if type(Integer(1)) is Integer else object()", ("no_output", "error")),
+    Attack("58_module_not_text", "class T:\n    def startswith(self, x):\n        while True: pass\nclass A: pass\nA.__module__ = T()\nimport sympy\noutput = A()", ("no_output",)),
     Attack("59_cycle", "output = []\noutput.append(output)", ("output_too_large",)),
     Attack("59_deep", _DEEP, ("output_too_large",)),
     Attack("60_many_keys", "output = dict.fromkeys(range(3 * 10**5))", ("output_too_large",)),
@@ -30,10 +39,18 @@ ATTACKS = [
     Attack("61_stdout_swallowing", "while True:\n    try: print('x' * 1000)\n    except BaseException: pass", ("timeout_cpu",), slow=True),
     Attack("61_stdout_one_huge", "print('x' * 10**7)", ("output_too_large",)),
     Attack("61_os_write", "import os\nfor _ in range(1000): os.write(1, b'x' * 65536); os.write(2, b'x')\noutput = 'blocked'"),
+    Attack("61_stdout_bytes_flood", "import sys\nwhile True: sys.stdout.buffer.write(b'x' * 1000)", ("output_too_large",)),
+    Attack("61_stdout_unflushed_flood", "import sys\nsys.stdout.reconfigure(write_through=False, line_buffering=False)\nfor _ in range(100000): sys.stdout.write('x')\noutput = 1", ("output_too_large",)),
+    Attack("61_stdout_detached", "import sys\nraw = sys.stdout.detach()\nraw.close()\nsys.stdout = sys.stderr = sys.stdin = None\noutput = 'blocked'"),
     Attack("61_stdout_not_text", "import sys\nsys.stdout.write(5)", ("error",)),
     Attack("62_strange_text", r"output = '\ud800\x00\x1b[31m\uffff\U0010ffff'; print(output)", output="\ud800\x00\x1b[31m\uffff\U0010ffff"),
+    Attack("62_error_with_surrogate", r"raise ValueError('\ud800\x00')", ("error",)),
+    Attack("62_symbol_with_surrogate", r"import sympy; output = sympy.Symbol('\ud800')", output=Symbolic("Symbol", "\ud800")),
+    Attack("62_bytes_to_stdout", r"import sys; sys.stdout.buffer.write(b'\xff\xfe\x00'); sys.stderr.buffer.write(bytearray(b'\xed\xa0\x80')); output = 'blocked'"),
     Attack("62_key_like_a_tag", "output = {'$int': 'ff', '$call': [1]}", output={"$int": "ff", "$call": [1]}),
-    Attack("63_numbers", "import math\noutput = [float('nan'), -0.0, 1e308 * 10, 1j, 10**30, True]", output=None),
+    Attack("63_numbers", "import math\noutput = [float('nan'), -0.0, 1e308 * 10, -math.inf, 1j, 10**30, True, 1.0, 1]", output=[float("nan"), -0.0, float("inf"), -float("inf"), 1j, 10**30, True, 1.0, 1]),
+    Attack("63_fractions", "from fractions import Fraction\nfrom decimal import Decimal\noutput = [Fraction(1, 3), Fraction(4, 2), Decimal('1.50'), Decimal('NaN'), complex('nan')]", output=[Fraction(1, 3), Fraction(2), Decimal("1.50"), Decimal("NaN"), complex("nan")]),
+    Attack("63_sympy", "import sympy\nx = sympy.Symbol('x')\noutput = [sympy.Integer(3), sympy.Rational(1, 3), sympy.pi, sympy.nan, sympy.oo, sympy.true, sympy.sqrt(2) * x, sympy.Matrix([[1, x]])]", output=[3, Fraction(1, 3), Symbolic("Pi", "pi"), Symbolic("NaN", "nan"), Symbolic("Infinity", "oo"), True, Symbolic("Mul", "sqrt(2)*x"), Symbolic("MutableDenseMatrix", "Matrix([[1, x]])")]),
     Attack("63_numpy", "import numpy as np\noutput = [np.int64(3), np.float32(0.5), np.bool_(True), np.arange(4).reshape(2, 2)]", output=[3, 0.5, True, [[0, 1], [2, 3]]]),
     Attack("63_numpy_objects", "import numpy as np\noutput = np.array([object()])", ("no_output",)),
     Attack("63_numpy_subclass", "import numpy as np\nclass A(np.ndarray):\n    def tolist(self): return [[[]]]\noutput = np.arange(3).view(A)", ("no_output",)),
@@ -44,9 +61,15 @@ ATTACKS = [
     Attack("65_read_stdin_raw", "import os\noutput = 'blocked' if os.read(0, 10) == b'' else 'ESCAPED'", ("ok", "error")),
     Attack("66_leave_state", "import math, builtins, random, json, decimal, sys\nmath.pi = 3\nbuiltins.sum = lambda *a: 7\nrandom.random = lambda: 4\njson.dumps = None\ndecimal.getcontext().prec = 2\nsys.setrecursionlimit(50)\noutput = 'blocked'", ("ok", "error", "exited", "protocol_violation")),
     Attack("66_leave_sympy_state", "import sympy\nsympy.Integer.__add__ = lambda *a: 5\nsympy.sqrt = None\nsympy.core.cache.clear_cache()\noutput = 'blocked'"),
+    Attack("66_poison_sympy", "import sympy\nx = sympy.Symbol('x')\nsympy.solve(x**2 - 5*x + 6, x).append(1)\nfor n in range(-20, 20):\n    try: sympy.Integer(n).p = 77\n    except AttributeError: pass\nfor s in 'xyzn': sympy.Symbol(s).name = 'poison'\nfor f in sympy.core.cache.CACHE: f.cache_clear()\nsympy.core.cache.cacheit = None\nsympy.solve = lambda *a: [99]\noutput = 'blocked'", ("ok", "error")),
+    Attack("67_chance_and_hashes", "import random, hashlib\nfrom sympy import ntheory\noutput = [random.random(), random.sample(range(99), 9), hash('text'), list({'a', 'b', 'c', 'd'}), hash((1, 'x')), random.SystemRandom is None]", output=None, repeats=True),
+    Attack("67_numpy_chance", "import numpy as np\noutput = [np.random.rand(3).tolist(), int(np.random.randint(10**6))]", output=None, repeats=True),
+    Attack("67_reseed", "import random, time, os\nrandom.seed(time.time_ns())\nfor _ in range(1000): random.getrandbits(64)\nos.environ['PYTHONHASHSEED'] = '7'\nos.environ['TZ'] = 'Asia/Tokyo'\ntime.tzset()\noutput = 'blocked'"),
+    Attack("67_time_zone", "import time\noutput = [time.strftime('%H', time.gmtime(0)), time.strftime('%H', time.localtime(0)), time.tzname[0]]", output=["00", "00", "UTC"], repeats=True),
     Attack("68_syntax_error", "output = = 1", ("error",)),
     Attack("68_null_byte", "output = 1\x00", ("error",)),
     Attack("68_five_megabytes", "x = 1\n" * 10000 + "#" * 5_000_000 + "\noutput = 'blocked'"),
+    Attack("68_too_long", "#" * (20 << 20) + "\noutput = 1", ("error",)),
     Attack("68_parser_bomb", "output = " + "(" * 100_000 + ")" * 100_000, ("error", "oom")),
     Attack("68_parser_bomb_unary", "output = " + "-" * 200_000 + "1", ("error", "oom", "signal", "timeout_cpu")),
     Attack("68_deep_calls_in_tree", "output = " + "+".join(["1"] * 30_000), ("error", "oom", "signal", "ok"), output=30_000),

@@ -24,6 +24,8 @@ NEIGHBOURS = [
         "import random, json, decimal\noutput = [round(random.random(), 6), json.dumps([1]), str(decimal.Decimal(1) / 3)]",
         '[0.844422,"[1]","0.3333333333333333333333333333"]',
     ),
+    ("import ctypes\noutput = [ctypes.CDLL(None).fcntl(fd, 3) & 0o6000 for fd in (0, 1, 2)]", "[0,0,0]"),
+    ("import time\noutput = [time.tzname[0], sorted({'b', 'a'}), print('seen')]", '["UTC",["a","b"],null]'),
 ]
 
 
@@ -52,6 +54,15 @@ class Ground:
         box = self.brief if attack.waits else self.box
         result = box.run(self.text(attack))
         problems = self._judge(attack, result)
+        if attack.repeats:
+            again = box.run(self.text(attack))
+            if (again.status, again.output_json, again.stdout) != (result.status, result.output_json, result.stdout):
+                problems.append(f"a second run differs: {result.output_json} then {again.output_json}")
+        return problems + self.aftermath(box, before)
+
+    def aftermath(self, box: Sandbox, before: dict[str, object]) -> list[str]:
+        """What an attack on `box` changed, since `before`: for its neighbours, and on the machine."""
+        problems = []
         for program, expected in NEIGHBOURS:
             neighbour = box.run(program)
             if neighbour.status != "ok" or neighbour.output_json != expected:
@@ -72,14 +83,15 @@ class Ground:
             problems.append(f"status {result.status} ({result.error}), expected one of {attack.expect}")
         if result.output == ESCAPED or self.secret in repr(result):
             problems.append(f"escaped: {result.output!r} {result.error}")
-        if result.status == "ok" and attack.output is not None and result.output != attack.output:
+        # repr tells 1 from 1.0, and finds nan like nan
+        if result.status == "ok" and attack.output is not None and repr(result.output) != repr(attack.output):
             problems.append(f"output {result.output!r}, expected {attack.output!r}")
         if result.level != self.box.level:
             problems.append(f"level {result.level}")
         return problems
 
 
-def _children() -> list[str]:
+def children() -> list[str]:
     """Descendants of this process, by kernel lists: zombies and strays included."""
     found, todo = [], [str(os.getpid())]
     while todo:
@@ -101,7 +113,7 @@ def look(folder: Path) -> dict[str, object]:
     """What an attack could leave behind."""
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "children": _children(),
+        "children": children(),
         "files": _tree(folder),
         "strays": [p for p in ("/tmp/caco_hostile", "/dev/shm/caco_hostile", "/caco_hostile", "caco_hostile") if os.path.lexists(p)],
         "shared memory": Path("/proc/sysvipc/shm").read_text().count("\n") if os.path.exists("/proc/sysvipc/shm") else 0,

@@ -12,7 +12,7 @@ from pathlib import Path
 from caco_ray.sandbox.guest.libc import check, libc
 
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446  # the same on every architecture
-_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _FS_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _TCP = 0b11  # bind, connect; ABI 4
 _SCOPES = 0b11  # abstract unix sockets, signals; ABI 6
@@ -29,7 +29,7 @@ def _ruleset(fs: int, net: int, scoped: int, version: int) -> int:
 
 
 def read_only_files(readable: Sequence[str]) -> int:
-    """A ruleset (descriptor) that lets only `readable` be opened, and only for reading. Paths that do not exist are left out.
+    """A ruleset (descriptor): only `readable` can be opened, only for reading, nothing executed. Leaves out paths that do not exist.
 
     Raises:
         SetupError: no Landlock.
@@ -38,7 +38,7 @@ def read_only_files(readable: Sequence[str]) -> int:
     rights = _FS_RIGHTS.get(version, _FS_RIGHTS[5])
     ruleset = _ruleset(rights, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0, version)
     for path in filter(os.path.exists, readable):
-        allowed = _READ_FILE | (_READ_DIR | _EXECUTE if Path(path).is_dir() else 0)
+        allowed = _READ_FILE | (_READ_DIR if Path(path).is_dir() else 0)
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", allowed, descriptor)
         check(libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), f"landlock_add_rule({path})")

@@ -5,10 +5,11 @@ Needs a host that lets this user create user namespaces: laptops and privileged 
 
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from caco_ray.sandbox.guest.libc import check, die_with_parent, libc
+from caco_ray.sandbox.guest.libc import SetupError, check, close_from, die_with_parent, libc
 from caco_ray.sandbox.guest.syscalls import TABLES, machine
 
 _NEW_NS, _NEW_UTS, _NEW_IPC, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -33,12 +34,23 @@ def enter(owner: int) -> None:
     if child == 0:
         die_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        _check_no_network()
         return
     _watch(child, owner)
 
 
+def _check_no_network() -> None:
+    """Programs have no sockets to try it with, so it is tried here: in an empty network not even this host can be reached."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 9))  # sends nothing
+    except OSError:
+        return
+    raise SetupError("the network namespace is not empty")
+
+
 def _watch(child: int, owner: int) -> None:
-    os.closerange(0, 256)
+    close_from(0)
     while True:
         signal.sigtimedwait({signal.SIGCHLD}, 1.0)
         pid, _ = os.waitpid(child, os.WNOHANG)

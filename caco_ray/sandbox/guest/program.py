@@ -2,45 +2,17 @@
 
 import ast
 import builtins
-import io
 import random
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from caco_ray.sandbox.codec import NotPlainError, TooLargeError, encode, type_name
+from caco_ray.sandbox.guest.console import Console
+from caco_ray.sandbox.guest.frame import MAX_ERROR
 
 _FUTURES = 0x1FF0000  # the CO_FUTURE_* bits of co_flags
-
-
-class _StdoutFullError(BaseException):
-    """The program printed more than it may; not an Exception, so that `except Exception` does not swallow it."""
-
-
-class BoundedStdout(io.TextIOBase):
-    """Keeps the first `max_bytes` of what is written, then raises at every write."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.parts: list[str] = []
-        self.left = max_bytes
-        self.full = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if type(text) is not str:
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self.parts.append(text[: self.left])
-        self.left -= len(text)
-        if self.left < 0:
-            self.left = 0
-            self.full = True
-            raise _StdoutFullError
-        return len(text)
-
-    def text(self) -> str:
-        return "".join(self.parts)
 
 
 def _split(source: str) -> list[types.CodeType]:
@@ -71,7 +43,7 @@ def _describe(scope: dict[str, Any], name: str, max_bytes: int) -> dict[str, Any
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-        return f"{type_name(error)}: {text[:400]}" if type(text) is str else type_name(error)
+        return f"{type_name(error)}: {text[:MAX_ERROR]}"[:MAX_ERROR] if type(text) is str else type_name(error)
     except BaseException:  # a hostile __str__
         return type_name(error)
 
@@ -84,45 +56,60 @@ def seed_randomness(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
-def run_program(source: bytes, *, seed: int, output_bytes: int, stdout_bytes: int) -> dict[str, Any]:
-    """Runs `source` (UTF-8) as `__main__`; returns the reply for the owner."""
-    stdout = BoundedStdout(stdout_bytes)
-    sys.stdout = sys.stderr = stdout
-    sys.stdin = io.StringIO()
-    main = types.ModuleType("__main__")
-    scope = main.__dict__
-    scope["__builtins__"] = builtins
-    sys.modules["__main__"] = main
-    sys.argv = ["<program>"]
+def run_program(
+    source: bytes, *, seed: int, output_bytes: int, stdout_bytes: int, before_reply: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Runs `source` (UTF-8) as `__main__`; returns the reply for the owner. `before_reply` is called as soon as the program has ended.
+
+    Raises:
+        MemoryError: even so there is no memory to describe it.
+    """
+    console = Console(stdout_bytes)
+    console.attach()
     reply: dict[str, Any] = {"status": "ok", "error": None, "mutated": False}
-    taken: dict[str, Any] | None = None
+    scope = _main_module()
     seed_randomness(seed)
     try:
         try:
-            pieces = _split(source.decode())
-            exec(pieces[0], scope)
-            if len(pieces) == 2:
-                taken = _describe(scope, "input", output_bytes)
-                exec(pieces[1], scope)
+            try:
+                _execute(source.decode(), scope, reply, output_bytes)
+            finally:
+                before_reply()
         except SystemExit as error:
             if error.code not in (None, 0):
-                reply.update(status="exited", error=f"SystemExit: {error.code!r}"[:400])
+                reply.update(status="exited", error=f"SystemExit: {error.code!r}"[:MAX_ERROR])
         sys.settrace(None)
         sys.setprofile(None)
-        reply["input"] = _describe(scope, "input", output_bytes)
         reply["output"] = _describe(scope, "output", output_bytes)
-        reply["mutated"] = taken is not None and taken != reply["input"]
+        at_end = _describe(scope, "input", output_bytes)
+        reply["mutated"] = reply.setdefault("input", at_end) != at_end
     except MemoryError as error:
         reply.update(status="oom", error=_message(error))
     except BaseException as error:
         sys.settrace(None)
         reply.update(status="error", error=_message(error))
-    if taken is not None:
-        reply["input"] = taken
     for name in ("input", "output"):
         reply.setdefault(name, {"state": "absent", "value": None})
-    reply["stdout"] = stdout.text()
-    return _judge(reply, stdout.full, stdout_bytes)
+    reply["stdout"] = console.text()
+    return _judge(reply, console.full, stdout_bytes)
+
+
+def _main_module() -> dict[str, Any]:
+    """The namespace of a fresh `__main__`."""
+    main = types.ModuleType("__main__")
+    scope = main.__dict__
+    scope["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    sys.argv = ["<program>"]
+    return scope
+
+
+def _execute(source: str, scope: dict[str, Any], reply: dict[str, Any], output_bytes: int) -> None:
+    pieces = _split(source)
+    exec(pieces[0], scope)
+    if len(pieces) == 2:
+        reply["input"] = _describe(scope, "input", output_bytes)
+        exec(pieces[1], scope)
 
 
 def _judge(reply: dict[str, Any], full: bool, stdout_bytes: int) -> dict[str, Any]:

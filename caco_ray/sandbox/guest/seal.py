@@ -4,12 +4,13 @@
 |-------|-------------------------------------------------------------------------|------------------------------------------|
 | L0    | rlimits                                                                 | CPU rlimit                               |
 | L1    | + NO_NEW_PRIVS, no capabilities, not dumpable                           | + seccomp without any call that opens    |
-| L2    | + Landlock: reads the Python library only, writes nothing               | + seccomp, Landlock scope for signals    |
+| L2    | + Landlock: reads the Python library only, writes and executes nothing  | + seccomp, Landlock scope for signals    |
 | L3    | + namespaces, file tree reduced to the Python library                   | as L2                                    |
 """
 
 import math
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,10 @@ from collections.abc import Callable, Sequence
 from caco_ray.sandbox.guest import landlock, libc, namespaces, seccomp, syscalls
 
 LEVELS = ("L0", "L1", "L2", "L3")
+MAX_DESCRIPTORS = 64
 _MB = 1 << 20
+_MAX_TASKS = 256
+_OWN_TASKS_SINCE = (5, 14)  # the Linux that counts the tasks of a user namespace by themselves; before, those of the user everywhere count
 
 
 def _limit(kind: int, value: int) -> None:
@@ -32,11 +36,18 @@ def limit_resources(address_space: int, memory_mb: int) -> None:
         _limit(resource.RLIMIT_AS, address_space + memory_mb * _MB)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, 64)
+    _limit(resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)
     _limit(resource.RLIMIT_STACK, 8 * _MB)
     for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
         if hasattr(resource, name):
             _limit(getattr(resource, name), 0)
+
+
+def limit_threads() -> None:
+    """Bounds the threads of a user namespace that is ours alone. No effect where root made it: the kernel exempts root by its outer id."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release and (int(release[1]), int(release[2])) >= _OWN_TASKS_SINCE:
+        _limit(resource.RLIMIT_NPROC, _MAX_TASKS)
 
 
 def seal_interpreter(level: str, readable: Sequence[str]) -> None:

@@ -58,18 +58,24 @@ def rules(machine: str, files: bool, deny: int) -> dict[int, list[Instruction]]:
     """Call number -> the instructions that decide it."""
     table = TABLES[machine]
     named: dict[str, list[Instruction]] = {name: _ret(ALLOW) for name in PLAIN + (PATHS if files else ())}
-    refuse_write = deny if deny == TRAP else ERRNO | EACCES
+    trap = deny == TRAP
+
+    def refuse(error: int) -> int:
+        return TRAP if trap else ERRNO | error
+
     named |= {
-        "ioctl": _one_of(1, [0x5401, 0x802C542A, 0x5450, 0x5451], ERRNO | ENOTTY),  # TCGETS, TCGETS2, FIO(N)CLEX
-        "fcntl": _one_of(1, [0, 1, 2, 3, 4, 1030], deny),  # dup and flags; not F_SETOWN, which aims signals at others
+        "ioctl": _one_of(1, [0x5401, 0x802C542A, 0x5450, 0x5451], refuse(ENOTTY)),  # TCGETS, TCGETS2, FIO(N)CLEX
+        # F_DUPFD(_CLOEXEC), F_GETFD, F_SETFD, F_GETFL. Not F_SETFL: the flags of descriptors 0 to 2 are shared with later programs. Not
+        # F_SETOWN, which aims signals at others.
+        "fcntl": _one_of(1, [0, 1, 2, 3, 1030], deny),
         "prctl": _one_of(0, [15, 16, 0x53564D41], deny),  # thread names, names of mappings
         "prlimit64": _prlimit(deny),
         "clone": _clone(deny),
         "clone3": _ret(ERRNO | ENOSYS),  # its flags lie in memory that a filter cannot read; libc falls back to clone
-        "openat2": _ret(ERRNO | ENOSYS),
+        "openat2": _ret(refuse(ENOSYS)),
     }
     if files:
-        named |= {"open": _reading_only(1, refuse_write), "openat": _reading_only(2, refuse_write)}
+        named |= {"open": _reading_only(1, refuse(EACCES)), "openat": _reading_only(2, refuse(EACCES))}
     return {table[name]: code for name, code in named.items() if name in table}
 
 
@@ -88,7 +94,8 @@ def assemble(machine: str, *, files: bool = True, trap: bool = False) -> list[In
     """The filter for `machine`.
 
     files: calls that take a path are allowed for reading (Landlock decides which files).
-    trap: a denied call ends the program with SIGSYS instead of an error: a check of the list against known-good programs.
+    trap: a denied call ends the program with SIGSYS instead of an error: a check of the list against known-good programs. Only clone3
+        keeps its error: the C library asks for it before every thread.
     """
     deny = TRAP if trap else ERRNO | EPERM
     points: list[tuple[int, list[Instruction]]] = [(0, _ret(deny))]
@@ -100,7 +107,7 @@ def assemble(machine: str, *, files: bool = True, trap: bool = False) -> list[In
         points.append((number + 1, _ret(deny)))
     head: list[Instruction] = [(_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, AUDIT_ARCH[machine]), *_ret(KILL), (_LOAD, 0, 0, _NR)]
     if machine == "x86_64":
-        head += [(_JGE, 0, 1, _X32), *_ret(ERRNO | EPERM)]
+        head += [(_JGE, 0, 1, _X32), *_ret(deny)]
     return head + _search(points)
 
 

@@ -1,7 +1,8 @@
 """The warm interpreter: waits for a program, forks, lets the fork run it, reports how it ended. One program at a time, one thread.
 
 It never sees a program or a result: the fork reads the source from one pipe and writes the reply to another, both held by the owner, so no
-program finds another's text in the memory that it inherits. The protocol on the control socket (all fixed size):
+program finds another's text in the memory that it inherits. The control socket is handed over as standard
+input, so that its number does not depend on what the owner has open. The protocol (all of fixed size):
 
     owner -> zygote   configuration (length, JSON), once          zygote -> owner   ready (length, JSON: {} or {"error"}), once
     owner -> zygote   RUN (seed) with two descriptors             ...
@@ -18,17 +19,19 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from caco_ray.sandbox.guest import libc, namespaces, preload, seal
-from caco_ray.sandbox.guest.frame import READY, write_frame
+from caco_ray.sandbox.guest.console import add_exits
+from caco_ray.sandbox.guest.frame import FAILED, MAX_ERROR, OUT_OF_MEMORY, READY, build_frame, write_all
 from caco_ray.sandbox.guest.program import run_program
+from caco_ray.sandbox.guest.reserve import Reserve
 
 RUN = struct.Struct("=q")
 ENDED = struct.Struct("=i?dq")
 LENGTH = struct.Struct("=I")
 FINISH, KILL = b"F", b"K"
-_RESULT_FD = 3
+_FD = 3  # the control socket; in a fork, the reply pipe in its place
 _GRACE_S = 1.0  # between the end of the reply and the end of its process
 
 
@@ -68,24 +71,36 @@ def _read_all(fd: int) -> bytes:
     return b"".join(chunks)
 
 
-def _run_in_fork(config: dict[str, Any], seal_program: Callable[[], None], zygote: int, seed: int, fds: list[int]) -> None:
-    """The fork: ends here. A failure before READY is the machinery's, and says why in place of READY."""
+def _run_in_fork(
+    config: dict[str, Any], seal_program: Callable[[], None], reserve: Reserve, zygote: int, seed: int, fds: list[int]
+) -> NoReturn:
+    """The fork: ends here, whatever happens. A failure before READY is the machinery's, and is told in place of READY."""
     try:
-        libc.die_with_parent()
-        if os.getppid() != zygote:
+        try:
+            libc.die_with_parent()
+            if os.getppid() != zygote:
+                os._exit(1)
+            source = _read_all(fds[0])
+            seal_program()
+        except BaseException as error:
+            write_all(fds[1], FAILED + f"{type(error).__name__}: {error}"[:MAX_ERROR].encode(errors="replace"))
             os._exit(1)
-        source = _read_all(fds[0])
-        seal_program()
-        os.dup2(fds[1], _RESULT_FD, inheritable=False)
-        os.closerange(_RESULT_FD + 1, 1024)
-        os.write(_RESULT_FD, READY)
-    except BaseException as error:
-        os.write(fds[1], f"{type(error).__name__}: {error}".encode()[:500])
+        os.dup2(fds[1], _FD, inheritable=False)
+        os.closerange(_FD + 1, seal.MAX_DESCRIPTORS)  # all there can be: the zygote began with none above _FD
+        write_all(_FD, READY)
+        write_all(_FD, _reply(config, reserve, seed, source))
+        os._exit(0)
+    finally:
         os._exit(1)
-    write_frame(
-        _RESULT_FD, run_program(source, seed=seed, output_bytes=config["output_bytes"], stdout_bytes=config["stdout_bytes"])
-    )  # fmt: skip
-    os._exit(0)
+
+
+def _reply(config: dict[str, Any], reserve: Reserve, seed: int, source: bytes) -> bytes:
+    output_bytes, stdout_bytes = config["output_bytes"], config["stdout_bytes"]
+    try:
+        reply = run_program(source, seed=seed, output_bytes=output_bytes, stdout_bytes=stdout_bytes, before_reply=reserve.release)
+        return build_frame(reply)
+    except MemoryError:
+        return OUT_OF_MEMORY
 
 
 def _ended(pid: int) -> bool:
@@ -111,7 +126,7 @@ def _sweep() -> None:
                     os.kill(int(child), signal.SIGKILL)
 
 
-def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
+def _serve(control: socket.socket, config: dict[str, Any], reserve: Reserve, owner: int) -> None:
     seal_program = seal.program_seal(config["level"], config["cpu_s"], config["trap"])
     me = os.getpid()
     while True:
@@ -120,7 +135,7 @@ def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
         if pid < 0:
             os._exit(1)  # no process to be had: the owner sees the end of this one, and tries again
         if pid == 0:
-            _run_in_fork(config, seal_program, me, seed, descriptors)
+            _run_in_fork(config, seal_program, reserve, me, seed, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         order = _receive(control, 1, owner)
@@ -133,25 +148,32 @@ def _serve(control: socket.socket, config: dict[str, Any], owner: int) -> None:
         control.sendall(ENDED.pack(status, killed, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
 
 
-def _prepare(config: dict[str, Any]) -> None:
+def _prepare(config: dict[str, Any]) -> Reserve:
     level = config["level"]
     sys.path += config["site"]
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
+    add_exits()
     preload.load(config["profile"], wide=level == "L1")
+    reserve = Reserve(config["output_bytes"], config["stdout_bytes"])
     seal.limit_resources(preload.address_space(), config["memory_mb"])
+    if level == "L3":
+        seal.limit_threads()
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     preload.settle(config["huge_pages"])
     seal.seal_interpreter(level, config["readable"])
+    return reserve
 
 
-def main(control_fd: int, root: str) -> None:
+def main(root: str) -> None:
     """The whole life of the zygote; `root` is where this package was imported from, and is forgotten."""
     sys.path.remove(root)
-    control = socket.socket(fileno=control_fd)
+    os.dup2(0, _FD, inheritable=False)
+    libc.close_from(_FD + 1)
+    control = socket.socket(fileno=_FD)
     control.settimeout(2)
     owner = os.getppid()
     (size,) = LENGTH.unpack(_receive(control, LENGTH.size, owner))
@@ -162,11 +184,11 @@ def main(control_fd: int, root: str) -> None:
             owner = 0  # the parent is in another process namespace
         if sys.platform == "linux" and config["level"] == "L0":
             libc.adopt_orphans()
-        _prepare(config)
-        answer = b"{}"
+        reserve = _prepare(config)
     except BaseException as error:
         answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": traceback.format_exc()[-2000:]}).encode()
-    control.sendall(LENGTH.pack(len(answer)) + answer)
-    if answer == b"{}":
-        gc.freeze()
-        _serve(control, config, owner)
+        control.sendall(LENGTH.pack(len(answer)) + answer)
+        return
+    control.sendall(LENGTH.pack(2) + b"{}")
+    gc.freeze()
+    _serve(control, config, reserve, owner)

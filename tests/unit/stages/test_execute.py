@@ -2,8 +2,10 @@
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from caco_ray.config import SandboxConfig
+from caco_ray.sandbox.limits import MAX_WORKERS, RANGES
 from caco_ray.schema import PROGRAM, row_id, to_table
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stages.execute import Execute
@@ -11,6 +13,12 @@ from caco_ray.stages.execute import Execute
 # The sandbox's own tests are about isolation; these are about what becomes of a row, on any machine.
 SANDBOX = SandboxConfig(require="L0", allow_unsafe=True, cpu_s=1, memory_mb=128, output_kb=8)
 
+_FORGED = """
+import os, struct
+body = b'{"status": "error", "error": "\\\\udfff", "mutated": false, "input": {"state": "absent", "value": null}, "output": {"state": "absent", "value": null}, "stdout": "\\\\ud800"}'
+os.write(3, struct.pack(">4sI", b"CACO", len(body)) + body)
+os._exit(0)
+"""
 PROGRAMS = {
     'input = {"a": 2}\noutput = input["a"] * 21\nprint(output)': None,
     'input = {"a": 2}\noutput = input["a"] / 0': "does_not_run",
@@ -24,6 +32,12 @@ PROGRAMS = {
     'input = {"a": 2}\nimport random\noutput = random.random()': "not_deterministic",
     'input = {"a": 2}\noutput = hash("text")': "not_deterministic",
     'input = {"a": 2}\noutput = len({3, 1, 2})': None,
+    # what UTF-8 cannot carry would make the table, and with it the whole shard, impossible to write
+    'input = {"a": 2}\nraise ValueError("\\ud800")': "does_not_run",
+    'input = {"a": 2}\nraise SystemExit("\\ud800")': "does_not_run",
+    'input = {"a": "\\ud800"}\nimport sympy\noutput = sympy.Symbol(input["a"])': None,
+    'input = {"a": 2}\noutput = {"\\ud800": ["\\udfff"]}': None,
+    _FORGED: "does_not_run",
 }
 
 
@@ -70,6 +84,31 @@ def test_rejected_and_quarantined_rows_are_not_run(execute):
     ]
     table = to_table(rows, PROGRAM)
     assert execute(table).equals(table)
+
+
+def test_texts_that_no_table_can_carry_are_mended(executed):
+    rows = {row["code"]: row for row in executed[1].to_pylist()}
+    assert [rows[code]["exec_error"] for code in rows if "raise ValueError" in code or code == _FORGED] == ["ValueError: ?", "?"]
+    assert [rows[code]["program_answer"] for code in rows if "sympy.Symbol" in code] == ["?"]
+
+
+def test_every_limit_of_the_config_reaches_the_sandbox():
+    limits = SandboxConfig(cpu_s=2, wall_s=3, memory_mb=64, output_kb=1, stdout_kb=2).limits()
+    assert (limits.cpu_s, limits.wall_s, limits.memory_mb, limits.output_kb, limits.stdout_kb) == (2, 3, 64, 1, 2)
+
+
+@pytest.mark.parametrize("name", [*RANGES, "workers"])
+def test_config_and_sandbox_agree_on_what_is_allowed(name):
+    """A value that passes the config must not fail in an actor; one that the sandbox takes must not fail the config."""
+    low, high = RANGES.get(name, (1, MAX_WORKERS))
+    step = 1 if name not in ("cpu_s", "wall_s") else 0.01
+    for value in (low, high):
+        SandboxConfig(**({"cpu_s": 0.1} | {name: value})).limits()
+    for value in (low - step, high + step):
+        with pytest.raises(ValidationError, match=name):
+            SandboxConfig(**({"cpu_s": 0.1} | {name: value}))
+    with pytest.raises(ValidationError, match="wall_s 1 is under cpu_s 2"):
+        SandboxConfig(cpu_s=2, wall_s=1)
 
 
 def test_without_the_check_a_random_program_is_kept():
