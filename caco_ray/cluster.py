@@ -86,18 +86,36 @@ def _stderr_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
+def check_room(stage: str, pools: dict[str, tuple[float, float]]) -> None:
+    """Refuse a stage whose pools (name: CPUs, GPUs) cannot all be placed: Ray would wait for ever.
+
+    Raises:
+        ClusterError: names the pools and what the cluster has.
+    """
+    have = ray.cluster_resources()
+    for at, kind in enumerate(("CPU", "GPU")):
+        wanted = {name: amounts[at] for name, amounts in pools.items() if amounts[at]}
+        if sum(wanted.values()) > have.get(kind, 0):
+            listed = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+            raise ClusterError(
+                f"{stage} needs {sum(wanted.values()):g} {kind}s ({listed}), the cluster has {have.get(kind, 0):g}; "
+                "give fewer replicas or workers, or a larger cluster"
+            )
+
+
 def _check_reachable(config: ClusterConfig) -> None:
     """Fail in seconds on an address where nothing listens: Ray itself retries for minutes."""
-    if config.address == "auto":
+    address = os.environ.get("RAY_ADDRESS", "auto") if config.address == "auto" else config.address
+    if address == "auto":
         return
-    parts = urlparse(config.address if "://" in config.address else f"ray-gcs://{config.address}")
+    parts = urlparse(address if "://" in address else f"ray-gcs://{address}")
     if not parts.hostname or not parts.port:
         raise ClusterError(f"cluster.address={config.address}: give local, auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((parts.hostname, parts.port), timeout=config.connect_timeout_s).close()
     except OSError as error:
         raise ClusterError(
-            f"cluster.address={config.address}: does not answer ({error.strerror or error}); is Ray running there? `ray status` tells"
+            f"cluster.address={address}: does not answer ({error.strerror or error}); is Ray running there? `ray status` tells"
         ) from error
 
 

@@ -6,14 +6,17 @@ same data set, up to what an engine promises about reproducibility.
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 
 import fsspec
 
 from caco_ray.config import Config, ModelConfig, TrainingConfig
-from caco_ray.errors import SeedError
+from caco_ray.prompts import Role, prompt_name
+from caco_ray.seeds.builtin import builtin_digest
+from caco_ray.seeds.files import READ_ERRORS, unreadable
 
-FORMAT_VERSION = 2  # raise when a stage makes other rows from the same config
+FORMAT_VERSION = 3  # raise when a stage makes other rows from the same config
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "seeds": (),
@@ -31,7 +34,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
 
 _PLACEMENT = {
     "replicas", "tensor_parallel", "pipeline_parallel", "gpus", "cpus", "cpu_threads", "kv_cache_gb", "gpu_memory_fraction",
-    "max_num_seqs", "enforce_eager", "vllm_args", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
+    "max_num_seqs", "enforce_eager", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
 }  # fmt: skip
 _TRAINING_PLACEMENT = {
     "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "zero_stage", "offload", "activation_checkpointing",
@@ -43,23 +46,36 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
     """The part of the config that the rows of `stage` depend on, as JSON values."""
     sandbox = config.sandbox.model_dump(exclude={"actors", "workers"})
     makers: dict[str, dict[str, Any]] = {
-        "seeds": {"seeds": config.seeds.model_dump(), "file_bytes": _file_bytes(config)},
-        "unify": {"model": _model(config.models.unify), "sampling": config.unify.sampling.model_dump(), "sandbox": sandbox},
+        "seeds": {"seeds": config.seeds.model_dump(), "builtin": builtin_digest(), "file": _digest(config.seeds.path)},
+        "unify": {
+            "model": _model(config.models.unify, "unify"),
+            "sampling": config.unify.sampling.model_dump(),
+            "sandbox": sandbox,
+            "filters": config.filters.model_dump(),
+        },
         "train_codegen": {"base": config.models.base, "training": _training(config.training.codegen)},
         "scale": {
             "scale": config.scale.model_dump(),
-            "model": _model(config.models.sampler),
+            "model": _model(config.models.sampler, "sample"),
             "sampling": config.sampling.model_dump(),
             "sandbox": sandbox,
             "filters": config.filters.model_dump(),
         },
-        "select": {"select": config.select.model_dump()},
-        "reverse": {"reverse": config.reverse.model_dump(), "model": _model(config.models.reverse), "ngram": config.select.ngram},
-        "solve": {"solve": config.solve.model_dump(), "model": _model(config.models.solve)},
-        "judge": {"judge": config.judge.model_dump(), "model": _model(config.models.judge) if config.judge.enabled else None},
+        "select": {"select": config.select.model_dump(), "files": [_digest(path) for path in config.select.evaluation_paths]},
+        "reverse": {
+            "reverse": config.reverse.model_dump(),
+            "model": _model(config.models.reverse, "reverse"),
+            "ngram": config.select.ngram,
+        },
+        "solve": {"solve": config.solve.model_dump(), "model": _model(config.models.solve, "solve")},
+        "judge": {"judge": config.judge.model_dump(), "model": _model(config.models.judge, "judge") if config.judge.enabled else None},
         "assemble": {},
         "train_student": {"base": config.models.student, "training": _training(config.training.student)},
-        "evaluate": {"evaluate": config.evaluate.model_dump(), "model": _model(config.models.evaluate), "base": config.models.student},
+        "evaluate": {
+            "evaluate": config.evaluate.model_dump(),
+            "model": _model(config.models.evaluate, "solve"),
+            "base": config.models.student,
+        },
     }
     return {"seed": config.seed, **json.loads(json.dumps(makers[stage]))}
 
@@ -75,20 +91,34 @@ def fingerprint(config: Config, stage: str) -> str:
     return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _model(model: ModelConfig) -> dict[str, Any]:
-    return model.model_dump(exclude=_PLACEMENT)
+def _model(model: ModelConfig, role: Role) -> dict[str, Any]:
+    return {**model.model_dump(exclude=_PLACEMENT), "prompt": prompt_name(role, model.prompts)}
 
 
 def _training(training: TrainingConfig) -> dict[str, Any]:
     return training.model_dump(exclude=_TRAINING_PLACEMENT)
 
 
-def _file_bytes(config: Config) -> int | None:
-    path = config.seeds.path
+def _digest(path: str | None) -> str | None:
+    """Of what a file holds.
+
+    Raises:
+        SeedError: it cannot be read.
+    """
     if path is None:
         return None
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
-        return int(filesystem.info(inner)["size"])
-    except (FileNotFoundError, PermissionError, ValueError, ImportError) as error:
-        raise SeedError(f"seeds.path={path}: cannot be read ({error})") from error
+        return _digest_of(path, json.dumps(filesystem.info(inner), sort_keys=True, default=str))
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: str, state: str) -> str:
+    """`state` (size, time, ETag) tells when a file must be read again."""
+    digest = hashlib.blake2b(digest_size=8)
+    with fsspec.open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -6,8 +6,9 @@ from typing import Any
 
 from caco_ray.config import ModelConfig, OpenAiModel, SamplingConfig, VllmModel
 from caco_ray.prompts import Role
+from caco_ray.quarantine import TableFunction
 from caco_ray.run import Run
-from caco_ray.stage import Operator, TableFunction
+from caco_ray.stage import Operator
 from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
 

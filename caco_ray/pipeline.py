@@ -9,16 +9,17 @@ of them. The shape of the rows is in `schema.py`, what a plan is in `stage.py`, 
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain, islice
 
 from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
-from caco_ray.engines.model_folder import check_model, find_folder
-from caco_ray.errors import SeedError
+from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
 from caco_ray.ledger import source_of, target_of
 from caco_ray.operators import actor, executor, model, task
+from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
 from caco_ray.report import print_table, write_card, write_report
 from caco_ray.run import FOLDERS, Run
@@ -43,40 +44,41 @@ def run_loop(config: Config) -> None:
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
-    wanted = [stage for stage in _bounded(config) if not _is_off(config, stage)]
+    on = tuple(stage for stage in STEPS if not _is_off(config, stage))
+    wanted = [stage for stage in _bounded(config) if stage in on or stage == "report"]
     with Run(config) as run:
-        _check_first(run, wanted)
+        check_run(run, on, wanted)
         run.begin()
-        worked = [stage for stage in wanted if stage in STEPS and _run_one(run, stage)]
-        if "report" in wanted and (worked or not run.folder.exists(REPORT)):
+        to_do = [stage for stage in wanted if stage in on and not run.is_done(stage)]
+        if to_do:
+            run.folder.delete(REPORT)  # it tells of less than there will be
+        try:
+            for stage in wanted:
+                if stage in on:
+                    _run_one(run, stage)
+        except UserError:
+            _report_what_there_is(run)
+            raise
+        if "report" in wanted and not run.folder.exists(REPORT):
             report(run)
-        elif not worked:
-            run.console.print(f"Nothing to do: every stage of this config is complete in {run.folder}.")
+        elif not to_do:
+            run.console.print(f"Nothing to do: what this config asks for is complete in {run.folder}.")
 
 
-def _check_first(run: Run, wanted: list[str]) -> None:
-    """What can be known to be wrong before anything is written or started."""
-    filters.check_names(run.config.filters.enabled)
-    models, training = run.config.models, run.config.training
-    for stage, served in (("unify", models.unify), ("scale", models.sampler), ("reverse", models.reverse), ("solve", models.solve)):
-        if stage in wanted and isinstance(served, VllmModel) and served.path.startswith("/"):
-            check_model(served, served.path)
-    for base, used in ((models.base, training.codegen.enabled), (models.student, training.student.enabled)):
-        if used and base.startswith("/"):
-            find_folder(base, None)
-    for stage in wanted:
-        if stage in STEPS:
-            run.is_done(stage)
-
-
-def _run_one(run: Run, stage: str) -> bool:
+def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
         run.say(stage, "done already")
-        return False
+        return
     started = time.monotonic()
     summary = STEPS[stage](run)
     run.say(stage, summary, time.monotonic() - started)
-    return True
+
+
+def _report_what_there_is(run: Run) -> None:
+    """The reasons why rows were rejected often say why a later stage cannot go on."""
+    if run.is_done("seeds"):
+        with suppress(CacoError):  # the error that brought us here is the one to show
+            write_report(run.folder, run.config, run.config.report.samples)
 
 
 def _bounded(config: Config) -> tuple[str, ...]:
@@ -251,9 +253,12 @@ def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) 
 
 def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str) -> str:
     run.connect()
+    from caco_ray.cluster import check_room
     from caco_ray.training.sources import committed_data
     from caco_ray.training.trainer import train_model
 
+    workers = training.workers
+    check_room(stage, {"training": (float(workers * training.cpus_per_worker), float(workers * training.gpus_per_worker))})
     started, folder = time.monotonic(), run.claim(stage)
     with StageBar(run.console, stage, 1, "steps") as bar:
         result = train_model(

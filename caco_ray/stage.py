@@ -21,6 +21,7 @@ import ray.data
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, NodeDiedError, ObjectLostError, RayError, WorkerCrashedError
 
 from caco_ray.attempts import ATTEMPTS, forgive, records
+from caco_ray.cluster import check_room
 from caco_ray.config import QuarantineConfig, WatchdogConfig
 from caco_ray.errors import CacoError, ClusterError, EngineError, InfraErrorsError, StageContractError, StageStalledError, StorageError
 from caco_ray.gate import Limits, Pulse, start_gate
@@ -108,7 +109,7 @@ class _Streaming:
     """One execution of a stage's plan, seen from the driver."""
 
     def __init__(self, stage: Stage, writer: DatasetWriter, pending: list[int], errors_before: int) -> None:
-        _check_room(stage)
+        check_room(stage.info.stage, {op.name: (op.cpus * op.actors, float(op.gpus * op.actors)) for op in stage.operators})
         self._stage, self._pending = stage, pending
         self._free_before = _free_resources()
         allowed = stage.max_infra_errors - errors_before
@@ -374,19 +375,6 @@ def _lost(error: Exception) -> Exception:
         return error
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return ClusterError(f"Ray lost a worker and cannot start it again ({first.strip()}); run the same command again")
-
-
-def _check_room(stage: Stage) -> None:
-    """Refuse a stage whose pools cannot all be placed: Ray would wait for ever."""
-    have = ray.cluster_resources()
-    for kind, key in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = {operator.name: getattr(operator, key) * operator.actors for operator in stage.operators if getattr(operator, key)}
-        if sum(wanted.values()) > have.get(kind, 0):
-            pools = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
-            raise ClusterError(
-                f"{stage.info.stage} needs {sum(wanted.values()):g} {kind}s ({pools}), the cluster has {have.get(kind, 0):g}; "
-                "give fewer replicas or workers, or a larger cluster"
-            )
 
 
 def _free_resources() -> dict[str, float]:

@@ -7,10 +7,12 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -50,8 +52,19 @@ def train_model(
     prepared = prepare(training, base, data, output_dir)
     trainer = _ray_trainer(prepared.config, storage_dir or str(prepared.work.absolute()), prepared.name)
     with following(output_dir, on_step), _one_line_errors():
-        trainer.fit()
+        _fit(trainer)
     return prepared.finish()
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """Run it in a thread of its own: on the main thread Ray takes Ctrl-C over, for good, and ends the process with exit code 0."""
+    with ThreadPoolExecutor(1, "train") as pool:
+        result = pool.submit(trainer.fit)
+        try:
+            result.result()
+        except KeyboardInterrupt:
+            ray.shutdown()  # its workers end, and with them the thread
+            raise
 
 
 def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrainer:

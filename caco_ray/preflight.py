@@ -1,0 +1,105 @@
+"""What can be known to be wrong with a run before anything is written or started: a mistake must not surface after hours."""
+
+from pathlib import Path
+
+from caco_ray.config import Config, ModelConfig, TrainingConfig, VllmModel
+from caco_ray.engines.model_folder import check_model
+from caco_ray.errors import ConfigError
+from caco_ray.prompts import Role, prompt_name
+from caco_ray.run import Run
+from caco_ray.stages import filters
+from caco_ray.training.base import check_base
+
+# Stage, role of its prompt, key under `models`.
+_SERVED: tuple[tuple[str, Role, str], ...] = (
+    ("unify", "unify", "unify"),
+    ("scale", "sample", "sampler"),
+    ("reverse", "reverse", "reverse"),
+    ("solve", "solve", "solve"),
+    ("judge", "judge", "judge"),
+    ("evaluate", "solve", "evaluate"),
+)
+
+
+def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
+    """Check the stages `wanted` of this invocation, and that all stages that are `on` and begun belong to this config.
+
+    Raises:
+        UserError: one line: what is wrong, where, what to do.
+    """
+    config = run.config
+    filters.check_names(config.filters.enabled)
+    for stage, role, key in _SERVED:
+        if stage in wanted:
+            _check_served(run, f"models.{key}", role, getattr(config.models, key))
+    for stage, training, base in _trained(config):
+        if stage in wanted:
+            _check_training(run, stage, training, base)
+    if "evaluate" in wanted:
+        _check_evaluate(run)
+    for stage in on:
+        run.is_done(stage)
+
+
+def _trained(config: Config) -> tuple[tuple[str, TrainingConfig, str], ...]:
+    training, models = config.training, config.models
+    return ("train_codegen", training.codegen, models.base), ("train_student", training.student, models.student)
+
+
+def _check_served(run: Run, key: str, role: Role, model: ModelConfig) -> None:
+    try:
+        prompt_name(role, model.prompts)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from None
+    if not isinstance(model, VllmModel) or _is_elsewhere(f"{key}.path", model.path):
+        return
+    if model.path.startswith("run:"):
+        _check_own(run, f"{key}.path", model.path)
+    else:
+        check_model(model, model.path)
+
+
+def _check_training(run: Run, stage: str, training: TrainingConfig, base: str) -> None:
+    if not training.enabled:
+        return
+    if not run.folder.is_local:
+        raise ConfigError(
+            f"run.dir={run.folder}: {stage} needs a folder that all nodes mount; give one, or "
+            f"training.{stage.removeprefix('train_')}.enabled=false and models that are trained already"
+        )
+    key = "models.base" if stage == "train_codegen" else "models.student"
+    if not _is_elsewhere(key, base):
+        check_base(base)
+
+
+def _check_evaluate(run: Run) -> None:
+    evaluated, model = run.config.evaluate.models, run.config.models.evaluate
+    if "student" not in evaluated:
+        return
+    if not isinstance(model, VllmModel) and len(evaluated) > 1:
+        raise ConfigError(
+            f"models.evaluate.engine={model.engine}: cannot serve base and student in turn; use engine vllm, or evaluate.models=[base]"
+        )
+    _check_own(run, "evaluate.models=student, the model", "run:student")
+
+
+def _check_own(run: Run, key: str, path: str) -> None:
+    """A model of this run: trained by it already, or to be trained."""
+    name = path.removeprefix("run:")
+    stage = f"train_{name}"
+    training = {"train_codegen": run.config.training.codegen, "train_student": run.config.training.student}.get(stage)
+    if training is None:
+        raise ConfigError(f"{key}={path}: a run trains run:codegen and run:student")
+    if not training.enabled and not run.is_done(stage):
+        raise ConfigError(f"{key}={path}: this run does not train it (training.{name}.enabled=false) and has not before")
+
+
+def _is_elsewhere(key: str, path: str) -> bool:
+    """Whether the model is not a folder that could be looked at now: it comes with the package, or from each node's hub cache."""
+    if path == "embedded":
+        return True
+    if path.startswith("run:") or Path(path).is_absolute():
+        return False
+    if path.startswith(".") or Path(path).exists():
+        raise ConfigError(f"{key}={path}: give an absolute path: workers run in other directories")
+    return True
