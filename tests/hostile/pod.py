@@ -1,6 +1,7 @@
 """Becomes what a container of a default Kubernetes pod is (RuntimeDefault, not root, no capabilities), then runs all attacks.
 
 Run as root, by test_pod.py. Prints one JSON line: {"level", "refused", "problems": {attack: [..]}}.
+With the argument `bare`, it becomes instead a user with namespaces, but without a folder to write to and without a network: {"levels": {..}}.
 What is emulated: uid 65534, no groups, no capabilities, NO_NEW_PRIVS, and unshare, setns, mount, pivot_root, clone with namespace flags,
 pidfd_getfd, ptrace, bpf, perf and keys refused. What is not: containerd itself, its cgroups and its masked /proc.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from hostile.ground import ATTACKS, ground
 
 from caco_ray.errors import SandboxUnavailableError
-from caco_ray.sandbox import Sandbox
+from caco_ray.sandbox import Limits, Sandbox
 from caco_ray.sandbox.guest import libc
 from caco_ray.sandbox.guest.seccomp import _ret, _search, installer
 from caco_ray.sandbox.guest.syscalls import AUDIT_ARCH, machine
@@ -84,13 +85,19 @@ def become_nobody() -> None:
     libc.no_new_privileges()
     libc.drop_capabilities()
     libc.check(libc.libc.prctl(4, 1, 0, 0, 0), "prctl(DUMPABLE)")  # lost with the user id; /proc/self must stay ours
+
+
+def lose_what_can_be_written() -> None:
+    """What `readOnlyRootFilesystem` does to a pod that mounts no volume; and not even the loopback interface is up."""
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        if os.path.isdir(folder):
+            _mount("-t", "tmpfs", "-o", "ro", "none", folder)
+    libc.check(libc.libc.unshare(0x40000000), "unshare(network)")
+
+
+def under_attack() -> dict[str, object]:
+    """All attacks in a default pod."""
     runtime_default()
-
-
-def main() -> None:
-    """The whole emulation."""
-    open_the_way([os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, __file__])
-    become_nobody()
     assert ctypes.CDLL(None).unshare(0x10000000) == -1
     try:
         Sandbox("L3").close()
@@ -99,9 +106,46 @@ def main() -> None:
         refused = str(error)
     with Sandbox() as box:
         level = box.level
-    with ground("L2") as under_attack:
-        problems = {attack.name: under_attack.run(attack) for attack in ATTACKS}
-    print(json.dumps({"level": level, "refused": refused, "problems": {name: found for name, found in problems.items() if found}}))
+    with ground("L2") as made:
+        problems = {attack.name: made.run(attack) for attack in ATTACKS}
+    return {"level": level, "refused": refused, "problems": {name: found for name, found in problems.items() if found}}
+
+
+def bare() -> dict[str, object]:
+    """Threads that a program can start at each level, where there is neither folder nor network."""
+    for folder in ("/tmp", "/var/tmp", "/dev/shm", "/"):
+        assert not os.access(folder, os.W_OK)
+    levels: dict[str, object] = {}
+    for level in ("L1", "L2", "L3"):
+        try:
+            with Sandbox(level, Limits(cpu_s=5, memory_mb=256), at_most=level) as box:
+                levels[level] = box.run(_THREADS).output
+        except SandboxUnavailableError as error:
+            levels[level] = str(error)
+    return {"levels": levels}
+
+
+_THREADS = """
+import _thread, time
+_thread.stack_size(32768)
+output = 0
+try:
+    while output < 1000:
+        _thread.start_new_thread(time.sleep, (1e6,))
+        output += 1
+except RuntimeError:
+    pass
+"""
+
+
+def main() -> None:
+    """The emulation that was asked for."""
+    open_the_way([os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, __file__])
+    scene = bare if sys.argv[1:] == ["bare"] else under_attack
+    if scene is bare:
+        lose_what_can_be_written()
+    become_nobody()
+    print(json.dumps(scene()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""The machinery itself fails: the program is tried again, then the row says `sandbox_error`. Nothing else is ever raised or recorded."""
+
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from caco_ray.errors import SandboxUnavailableError
+from caco_ray.sandbox import Limits, Sandbox
+from caco_ray.sandbox.guest.reserve import Reserve
+from caco_ray.sandbox.guest.zygote import _run_in_fork
+from caco_ray.sandbox.zygote import _Exchange, _two_pipes
+
+
+@contextmanager
+def no_descriptor_to_be_had() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_out_of_descriptors() -> None:
+    with Sandbox() as box:
+        assert box.run("output = 1").output == 1
+        with no_descriptor_to_be_had():
+            results = [box.run("output = 2"), *box.run_many(["output = 3"] * 2)]
+        assert {(result.status, result.attempts) for result in results} == {("sandbox_error", 2)}
+        assert "Too many open files" in str(results[0].error)
+        assert box.run("output = 4").output == 4
+    with no_descriptor_to_be_had(), pytest.raises(SandboxUnavailableError, match="Too many open files"):
+        Sandbox()
+
+
+def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: for root, under whom tests run as well, the kernel does not limit processes."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with Sandbox() as box:
+        opened = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", refused)
+            result = box.run("output = 1")
+            assert (result.status, result.attempts) == ("sandbox_error", 2) and "temporarily unavailable" in str(result.error)
+            with pytest.raises(SandboxUnavailableError, match="temporarily unavailable"):
+                Sandbox()
+        assert len(os.listdir("/proc/self/fd")) == opened
+        assert box.run("output = 2").output == 2
+
+
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, for the same reason."""
+
+    def refused(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Sandbox(workers=2) as box:
+        monkeypatch.setattr("threading.Thread.start", refused)
+        assert [result.output for result in box.run_many(["output = 1", "output = 2", "output = 3"])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no seal"), OSError("+ no seal"), MemoryError()])
+def test_a_failure_to_seal_is_not_taken_for_a_sealed_program(error: Exception) -> None:
+    def seal() -> None:
+        raise error
+
+    source_read, source_write, result_read, result_write = _two_pipes()
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(source_write)
+        _run_in_fork({}, seal, Reserve(0, 0), me, 0, [source_read, result_write])
+    os.close(source_read)
+    os.close(result_write)
+    exchange = _Exchange(source_write, result_read, b"output = 1", 1000)
+    exchange.run(60)
+    os.close(result_read)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert not exchange.ready and type(error).__name__.encode() in exchange.data
+
+
+def test_the_longest_program() -> None:
+    limits = Limits(memory_mb=32)
+    with Sandbox(limits=limits) as box:
+        longest = "output = 1 #"
+        longest += "x" * (limits.source_bytes - len(longest))
+        assert box.run(longest).output == 1
+        for longer in (longest + "x", longest[:-1] + "ü", "x" * (200 << 20)):
+            result = box.run(longer)
+            assert (result.status, result.error) == ("error", f"ValueError: the program is longer than {4 << 20} bytes")
+        assert box.run("#" + "\U0001f600" * ((4 << 20) // 4 - 1)).status in ("no_output", "oom")
+        assert box.run("output = 2").output == 2
