@@ -52,7 +52,7 @@ CANARIES = (
     Canary("read its own environment", "open('/proc/self/environ', 'rb').read()"),
     Canary("environment", "import os\nreturn 'blocked' if set(os.environ) <= {expected} else 'escaped'"),
     Canary("write a file", "open({folder!r} + '/canary', 'w').write('x')"),
-    Canary("make a folder", "import os\nos.mkdir({folder!r} + '/canary')"),
+    Canary("make a folder", "import os\nos.mkdir({folder!r} + '/canaries')"),
     Canary("TCP", "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_STREAM)"),
     Canary("unix socket", "import socket\nsocket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)"),
     Canary("fork", "import os\npid = os.fork()\nif pid == 0: os._exit(0)"),

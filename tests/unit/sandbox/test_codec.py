@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -90,6 +90,63 @@ def test_unknown_types_are_refused(value: Any) -> None:
         encode(value, 1000)
 
 
+class Watched(type):
+    """A metaclass that notes every question put to it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __hash__(cls) -> int:
+        cls.asked.append("hash")
+        return type.__hash__(dict)
+
+    def __eq__(cls, other: object) -> bool:
+        cls.asked.append("eq")
+        return True
+
+    def __getattribute__(cls, name: str) -> Any:
+        type.__getattribute__(Watched, "asked").append(name)
+        return type.__getattribute__(cls, name)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        cls.asked.append("isinstance")
+        return True
+
+
+def test_no_class_is_asked_anything() -> None:
+    class Liar(metaclass=Watched):
+        pass
+
+    homeless: dict[str, Any] = {}
+    exec("Nameless = type('Nameless', (), {})", homeless)  # a class without a module
+    value = Liar()
+    Watched.asked.clear()
+    with pytest.raises(NotPlainError, match="^Liar$"):
+        encode([value], 1000)
+    assert Watched.asked == []
+    with pytest.raises(NotPlainError, match="^Nameless$"):
+        encode(homeless["Nameless"](), 1000)
+
+
+def test_a_class_that_passes_for_one_of_sympy_is_unknown() -> None:
+    class Symbol(sympy.Symbol):
+        def __str__(self) -> str:
+            raise AssertionError("asked")
+
+    Symbol.__module__ = sympy.Symbol.__module__
+    for value in (Symbol("x"), sympy.Function("f")(sympy.Symbol("x"))):
+        with pytest.raises(NotPlainError):
+            encode(value, 1000)
+    for value in (
+        sympy.Interval(0, 1),
+        sympy.Poly("x**2"),
+        sympy.Eq(1, sympy.Symbol("x")),
+        sympy.FiniteSet(1),
+        sympy.I,
+        sympy.ImmutableMatrix([1]),
+    ):
+        assert isinstance(decode(encode(value, 1000)), Symbolic)
+
+
 def test_bounds() -> None:
     nested: list[Any] = []
     for _ in range(100):
@@ -115,6 +172,7 @@ def test_budget_is_kept(value: Any, budget: int) -> None:
     ["", "nope", "NaN", "Infinity", "[1", '{"$call":["os.system"]}', '{"$int":5}', '{"$int":"xyz"}', '{"$set":[[]]}', '{"$dict":[[[],1]]}',
      '{"$int":"1","a":2}', '{"a":1,"a":2}', '{"$np":["int64",{"$set":[]}]}', '{"$fraction":[1,0]}', '{"$fraction":["1","2"]}', '{"$float":"1"}',
      '{"$datetime":["eval","1"]}', '{"$ndarray":["x",[],[]]}', '{"$ndarray":["x",[1000000000,0],[]]}', '{"$ndarray":["x",[-1,-1],[1]]}', '{"$ndarray":["x",[2],[1]]}', '{"$sympy":[1,"x"]}', '{"$range":[1.5,2,3]}', '{"$complex":["1","2"]}', "[" * 5000, "[" * 300 + "]" * 300, '{"$tuple":[' * 200 + "]}" * 200,
+     "1e999", "[1, 2]", " 1", '{"a": 1}', '{"$np":["int64",1,2,3]}', '{"$np":[1,1]}', '{"$ndarray":["x",[' + "1," * 64 + '1],[1]]}', '"' + '\\"' * 4_000_000,
      '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$int":"' + "f" * 9000 + '"}', '{"$decimal":5}'],
 )  # fmt: skip
 def test_what_encode_cannot_have_written_is_refused(text: str) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from caco_ray.errors import ConfigError, SandboxUnavailableError
 from caco_ray.sandbox import ExecutionResult, Limits, Sandbox
 from caco_ray.sandbox import box as box_module
-from caco_ray.sandbox.probe import library_paths, try_level
+from caco_ray.sandbox.canaries import BURNER, CANARIES
+from caco_ray.sandbox.probe import bait, library_paths, try_level
 from caco_ray.sandbox.worker import Setting
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,6 +69,32 @@ def test_filters_can_tell_the_cases_apart(
     result = box.run(program)
     assert (result.status, result.input_state, result.output_state, result.error) == (status, input_state, output_state, error)
     assert result.has_input == (input_state != "absent") and result.has_output == (output_state != "absent")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "stdout"),
+    [
+        ("output = 1\nexit()", "ok", ""),
+        ("output = 1\nquit(0)", "ok", ""),
+        ("print('before')\nexit(2)", "exited", "before\n"),
+        ("import sys\nsys.stdout.buffer.write(b'bytes ')\nprint('text')\nsys.stdout.reconfigure(line_buffering=True, encoding='utf-8')\noutput = 1", "ok", "bytes text\n"),
+        ("import sys\nsys.stdout.reconfigure(write_through=False)\nsys.stdout.write('kept')\noutput = 1", "ok", "kept"),
+        ("import sys\noutput = [sys.stdin.buffer.read(), sys.stdin.read(), sys.stdout.isatty(), sys.stdout.encoding]", "ok", ""),
+        ("import sys\nfor line in sys.stdin: pass\nprint(1, file=sys.stderr, flush=True)\noutput = 1", "ok", "1\n"),
+        ("import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint('ü')\nsys.stdout.flush()\noutput = 1", "ok", "ü\n"),
+        ("import mimetypes\noutput = mimetypes.guess_type('a.html')[0]", "ok", ""),
+    ],
+)  # fmt: skip
+def test_what_every_program_finds(box: Sandbox, program: str, status: str, stdout: str) -> None:
+    result = box.run(program)
+    assert (result.status, result.stdout) == (status, stdout), result.error
+
+
+def test_what_is_printed_counts_in_bytes() -> None:
+    with Sandbox(limits=Limits(stdout_kb=1)) as small:
+        assert small.run("print('ü' * 511); output = 1").stdout == "ü" * 511 + "\n"
+        flood = small.run("print('ü' * 512); output = 1")
+        assert (flood.status, flood.stdout) == ("output_too_large", "ü" * 512)
 
 
 def test_the_program_is_main(box: Sandbox) -> None:
@@ -169,11 +197,51 @@ def test_mistaken_arguments_are_refused(arguments: dict[str, object], message: s
     assert str(caught.value) == message
 
 
-def test_a_level_that_does_not_hold_is_refused() -> None:
-    """L0 settings pass off as L2: the canaries must notice, each level by its own leaks."""
+@dataclass(frozen=True)
+class Pretender(Setting):
+    """Claims `level`, and starts interpreters of the level `real`."""
+
+    real: str = "L0"
+
+    def config(self, profile: str) -> dict[str, object]:
+        return super().config(profile) | {"level": self.real}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "real", "canary"), [("L1", "L0", "read /etc/passwd"), ("L2", "L0", "read /etc/passwd"), ("L3", "L2", "name /etc")]
+)
+def test_a_level_that_does_not_hold_is_refused(claimed: str, real: str, canary: str) -> None:
     readable, site = library_paths()
-    leaky = Setting("L2", Limits(), (*readable, "/etc"), site)
-    assert str(try_level(leaky)).startswith("canary read /etc/passwd")
+    assert str(try_level(Pretender(claimed, Limits(), readable, site, real=real))) == f"canary {canary}: ok escaped"
+
+
+@pytest.mark.parametrize(("readable", "canary"), [("/etc", "read /etc/passwd"), ("/proc", "read its own environment")])
+def test_a_file_tree_that_leaks_is_refused(readable: str, canary: str) -> None:
+    paths, site = library_paths()
+    assert str(try_level(Setting("L2", Limits(), (*paths, readable), site))).startswith(f"canary {canary}: ok escaped")
+
+
+# At L0 these do not escape either, or, like ptrace of the interpreter, would end the test.
+_HELD_ANYWAY = {
+    "environment",
+    "memory",
+    "inherited descriptors",
+    "ptrace the zygote",
+    "forge the report on the next program",
+    "be the next program",
+}
+
+
+def test_every_canary_notices_what_is_open() -> None:
+    with Sandbox("L0", Limits(cpu_s=5), allow_unsafe=True, at_most="L0") as unsafe, bait() as laid:
+        blind = [c.name for c in CANARIES if c.name not in _HELD_ANYWAY and unsafe.run(c.program(laid)).output == "blocked"]
+    assert blind == []
+
+
+def test_a_cpu_limit_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    readable, site = library_paths()
+    monkeypatch.setattr("caco_ray.sandbox.probe.BURNER", replace(BURNER, accepted=()))
+    assert str(try_level(Setting("L2", Limits(), readable, site))).startswith("canary burn the CPU: timeout_cpu")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +299,13 @@ def test_command_line(tmp_path: Path) -> None:
     assert broken.returncode == 1 and json.loads(broken.stdout)["error"].startswith("UnicodeDecodeError")
     assert cli(str(tmp_path / "missing.py")).returncode == 2
     assert b"cpu_s=0" in cli(str(file), "--cpu-s", "0").stderr
+    far = cli(str(file), "--seed", "99999999999999999999")
+    assert far.returncode == 2 and far.stderr.startswith(b"seed=99999999999999999999: must be from") and far.stderr.count(b"\n") == 1
+    keys = cli("-", text=b"from sympy import *\nx, y = symbols('x y')\noutput = solve([x + y - 3, x - y - 1], [x, y])")
+    assert keys.returncode == 0 and json.loads(keys.stdout)["output"]["$dict"][0] == [
+        {"$sympy": ["Symbol", "x"]},
+        {"$sympy": ["Integer", 2]},
+    ]
 
 
 def test_ray_is_not_needed() -> None:

@@ -70,7 +70,7 @@ def test_files_are_opened_for_reading_only(machine: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 def test_arguments_decide(machine: str) -> None:
     assert act(machine, "fcntl", 3, 1) == ALLOW
-    for command in (8, 10, 15, 1024, 1026, 1031, 1033):  # SETOWN, SETSIG, SETOWN_EX, SETLEASE, NOTIFY, SETPIPE_SZ, ADD_SEALS
+    for command in (4, 8, 10, 15, 1024, 1026, 1031, 1033):  # SETFL, SETOWN, SETSIG, SETOWN_EX, SETLEASE, NOTIFY, SETPIPE_SZ, ADD_SEALS
         assert act(machine, "fcntl", 3, command) == EPERM
     assert act(machine, "ioctl", 1, 0x5401) == ALLOW
     assert act(machine, "ioctl", 1, 0x5412) == ENOTTY  # TIOCSTI
@@ -88,6 +88,10 @@ def test_trap_replaces_denial(machine: str) -> None:
     assert act(machine, "openat", 0, 0, 1, trap=True) == TRAP
     assert act(machine, "read", trap=True) == ALLOW
     assert act(machine, "clone3", trap=True) == ENOSYS  # libc expects this one
+    assert act(machine, "openat2", trap=True) == act(machine, "ioctl", 1, 0x5412, trap=True) == TRAP
+    assert act(machine, "ioctl", 1, 0x5401, trap=True) == ALLOW
+    if machine == "x86_64":
+        assert simulate(assemble(machine, trap=True), 0x40000000, AUDIT_ARCH[machine]) == TRAP
 
 
 @pytest.mark.parametrize("machine", MACHINES)
