@@ -1,12 +1,17 @@
 """Supervised fine-tuning with DeepSpeed ZeRO: the same loop for the generator and the students, on CPU and GPU.
 
-    trainer.py      train_model: checks, tokenises, runs the loop on Ray Train   <- start here; the only module that imports ray.train
-    loop.py         train_loop: one worker, start to end; also runs alone or under torchrun
-    data.py         rows -> tokens.arrow, with the count of what was left out
-    batches.py      which examples make which step, and their padded tensors
-    loss.py         cross-entropy at the learned positions only
-    attention.py    which attention kernel a batch runs on CPU
-    engine.py       model, optimizer and DeepSpeed engine
-    checkpoint.py   save and resume; export.py the folder that vLLM and transformers load
-    progress.py     progress.jsonl: the loss curve, read while it is written
+    loop.py         train_loop: one worker, start to end; under Ray Train, under torchrun, or alone   <- start here
+    stepping.py     one optimizer step, and one evaluation of the held-out loss
+    plan.py         which examples make which step, and which rank computes them in which forward pass (mixtures, packing)
+    batches.py      the tensors of a forward pass, padded or packed; attention.py keeps packed sequences apart
+    loss.py         cross-entropy at the learned positions only; guard.py stops where it is no number or jumps
+    engine.py       model, optimizer and DeepSpeed engine; lora.py adapters; flops.py FLOPs and MFU
+    checkpoint.py   save and resume, also on another number of ranks; export.py the folder that transformers and vLLM load
+    progress.py     progress.jsonl and TensorBoard: the curves, read while they are written
+
+    sources.py      data sets to train on; examples.py their rows as sequences; data.py sequences -> tokens.arrow
+    prepare.py      checks before the first step, and the result after the last
+    trainer.py      train_model: on Ray Train; the only module that imports ray.train
+    torchrun.py     train_here: on the ranks of torchrun
+    job.py          jobs/train.py; job_config.py its configuration
 """

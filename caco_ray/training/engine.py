@@ -31,6 +31,7 @@ def prepare_process(device: str, cpus: int) -> None:
     if not dist.is_initialized() and "RANK" in os.environ:  # under torchrun; Ray Train has done it already
         dist.init_process_group(backend, timeout=_PATIENCE)
     elif not dist.is_initialized():  # alone
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0)

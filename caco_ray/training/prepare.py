@@ -109,7 +109,8 @@ def _fingerprint(config: TrainLoopConfig, base: Path, tokens: Path) -> str:
 
 
 def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
-    copies = 1.0 + (_STATE_BYTES * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
+    exports = 2.0 if training.early_stop_after else 1.0  # a better model is written before the one before it goes
+    copies = exports + (_STATE_BYTES * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
     needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
     if free_mb < needed_mb:
         what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"

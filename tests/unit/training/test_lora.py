@@ -13,7 +13,7 @@ from caco_ray.training.loop import train_loop
 from caco_ray.training.lora import add_adapters, merged
 from caco_ray.training.progress import read_progress
 from caco_ray.training.types import TrainLoopConfig
-from tests.unit.training.conftest import settings
+from tests.unit.training.conftest import run_ranks, settings
 
 Make = Callable[..., TrainLoopConfig]
 LORA = {"lora": {"rank": 4, "alpha": 8.0}, "learning_rate": 1e-2}
@@ -50,12 +50,15 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(loop_con
     assert not list((tmp_path / "zero3/model").glob("adapter*"))
 
 
-def test_a_training_of_adapters_goes_on_from_its_checkpoint(loop_config: Make, tmp_path: Path) -> None:
-    config = loop_config(tmp_path, zero_stage=2, epochs=1, checkpoint_every_steps=3, **LORA)
-    first = train_loop(config, FolderCheckpoints(tmp_path / "checkpoints"))
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_training_of_adapters_goes_on_with_another_number_of_ranks(stage: int, loop_config: Make, tmp_path: Path) -> None:
+    changes = {"zero_stage": stage, "epochs": 1, "checkpoint_every_steps": 3, **LORA}
+    assert run_ranks([loop_config(tmp_path, workers=2, micro_batch_rows=2, **changes)], tmp_path) == [0, 0]
     before = read_progress(tmp_path)
-    assert train_loop(config, FolderCheckpoints(tmp_path / "checkpoints")).final_loss == pytest.approx(first.final_loss, rel=1e-5)
-    assert read_progress(tmp_path)[:3] == before[:3]
+    train_loop(loop_config(tmp_path, **changes), FolderCheckpoints(tmp_path / "checkpoints"))
+    after = read_progress(tmp_path)
+    assert after[:3] == before[:3] and after[3].seconds != before[3].seconds
+    assert [step.loss for step in after] == pytest.approx([step.loss for step in before], rel=1e-3)
 
 
 def test_layers_that_are_not_there_are_one_clear_line(base: Path) -> None:
