@@ -164,6 +164,19 @@ EVALUATED = pa.schema(
     ]
 )
 
+# What each data stage writes: readers refuse other columns.
+OF_STAGE: dict[str, pa.Schema] = {
+    "seeds": SEED,
+    "unify": CODE_COT,
+    "scale": PROGRAM,
+    "select": SELECTED,
+    "reverse": PROBLEM,
+    "solve": SOLUTION,
+    "judge": JUDGED,
+    "assemble": SHIPPED,
+    "evaluate": EVALUATED,
+}
+
 
 def is_measured(column: str) -> bool:
     """True for seconds that were measured: the only columns in which the same config may give other values on another day."""

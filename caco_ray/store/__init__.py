@@ -6,8 +6,9 @@
     <dataset>/_SUCCESS             closes the stage; holds all entries, so that readers list nothing
 """
 
-from caco_ray.store.dataset import Dataset, DatasetWriter, StageInfo
+from caco_ray.store.dataset import Dataset, StageInfo
 from caco_ray.store.folder import Folder
 from caco_ray.store.manifest import ShardEntry, Totals
+from caco_ray.store.writer import DatasetWriter
 
 __all__ = ["Dataset", "DatasetWriter", "Folder", "ShardEntry", "StageInfo", "Totals"]

@@ -1,6 +1,7 @@
 """What is recorded of each committed shard, and the sums over a dataset."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caco_ray.errors import StageContractError
+
+PART = re.compile(r"data/part-(\d{6,})-[0-9a-f]+\.parquet")
+ENTRY = re.compile(r"(\d{6,})\.json")
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,29 @@ class ShardEntry:
     size_bytes: int
     seconds: float
     totals: Totals
+    # Both are empty in entries of before they were recorded.
+    fingerprint: str = ""  # of the stage that made it
+    content: str = ""  # hash of the columns that are not measured: the same for the same rows on another day
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     @staticmethod
     def from_json(data: bytes | str) -> "ShardEntry":
+        """The entry.
+
+        Raises:
+            ValueError: the text is not one.
+        """
         fields = json.loads(data)
-        return ShardEntry(**{**fields, "totals": Totals(**fields["totals"])})
+        try:
+            entry = ShardEntry(**{**fields, "totals": Totals(**fields["totals"])})
+            is_part_of = PART.fullmatch(entry.file)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a manifest entry: {error}") from error
+        if is_part_of is None or int(is_part_of[1]) != entry.shard:
+            raise ValueError(f"shard {entry.shard} names the file {entry.file!r}")
+        return entry
 
 
 def count_rows(table: pa.Table, rows_in: int, fan_out: int) -> Totals:

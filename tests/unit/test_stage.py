@@ -105,7 +105,7 @@ def test_children_inherit_and_shards_without_rows_are_committed_too(tmp_path: Pa
 
     run_stage(stage(tmp_path, actor(tmp_path), Operator("first", make(reject_first_shard))), lambda entry: None)
     source = KeptRows("solve", Folder(str(tmp_path / "programs")), PROGRAM, fan_out=2)
-    child = Stage(StageInfo("solve", "f", {}, source.shards, 2), Folder(str(tmp_path / "next")), source, (actor(tmp_path),), PROGRAM)
+    child = Stage(StageInfo("next", "f", {}, source.shards, 2), Folder(str(tmp_path / "next")), source, (actor(tmp_path),), PROGRAM)
     totals = run_stage(child, lambda entry: None)
     assert (totals.rows_in, totals.rows) == (15, 30)
     children = list(Dataset(child.folder).rows())
