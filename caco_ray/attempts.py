@@ -67,9 +67,12 @@ class Attempt:
         self._save()
 
     def end(self) -> None:
+        """The rows are out of hand, and nobody died."""
         self._record.running = None
         if self.suspect:
             self._save()
+        else:
+            self._folder.delete(f"{self._name}.json")
 
     def fail(self, span: Span, said: str) -> None:
         """The rows made the operator raise: it counts as a death."""
@@ -92,13 +95,9 @@ class Attempt:
             return None
 
     def finish(self) -> None:
-        """The shard is through: results go, and the record too unless it has something to tell."""
-        self._record.running = None
+        """The whole shard is through: results of parts go. A record that has something to tell stays."""
         if self.suspect:
-            self._save()
             self._folder.delete(self._name)
-        else:
-            self._folder.delete(f"{self._name}.json")
 
     def _count(self, key: str, said: str) -> None:
         kills = self._record.kills
@@ -152,10 +151,14 @@ def _write(folder: Folder, name: str, data: bytes) -> None:
         folder.write(name, data)
         return
     path: Path = folder.local_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        folder.write(name, data)  # says in our words what is wrong with the storage, or gets through
 
 
 def _to_bytes(table: pa.Table) -> bytes:

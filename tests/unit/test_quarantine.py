@@ -1,0 +1,131 @@
+"""The search for the row at fault, in one process: what is run how often, what is kept, what stops the stage."""
+
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caco_ray.attempts import Attempt
+from caco_ray.config import QuarantineConfig
+from caco_ray.errors import ModelError, StageContractError
+from caco_ray.quarantine import Guard, Turn
+from caco_ray.schema import PROGRAM, live, row_id, to_table
+from caco_ray.store import Folder
+
+
+def table_of(count: int, **columns) -> pa.Table:
+    rows = [{"row_id": row_id("p", "s", n), "parent_id": "p", "sample_index": n, **columns} for n in range(count)]
+    return to_table(rows, PROGRAM)
+
+
+def guard(folder: Path, **config) -> Guard:
+    return Guard("work", Folder(str(folder / "attempts")), QuarantineConfig(**config), lambda operator, killed: None)
+
+
+def failing_on(poison: set[int], calls: list[int]):
+    def work(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        calls.append(len(rows))
+        for row in live(rows):
+            if row["sample_index"] in poison:
+                raise ValueError("poison")
+            row["code"] = str(row["sample_index"])
+        return to_table(rows, table.schema)
+
+    return work
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(1, 300), data=st.data())
+def test_exactly_the_rows_at_fault_are_given_up(tmp_path_factory, count: int, data) -> None:
+    poison = data.draw(st.sets(st.integers(0, count - 1), max_size=4))
+    calls: list[int] = []
+    result = guard(tmp_path_factory.mktemp("g")).run(failing_on(poison, calls), table_of(count), 0).to_pylist()
+    assert [row["sample_index"] for row in result] == list(range(count))
+    assert {row["sample_index"] for row in result if row["infra_error"]} == poison
+    assert all(row["code"] == str(row["sample_index"]) for row in result if row["sample_index"] not in poison)
+    assert len(calls) <= 2 + 40 * max(1, len(poison))  # not row by row
+
+
+def test_rows_that_are_out_already_are_not_touched(tmp_path: Path) -> None:
+    calls: list[int] = []
+    rejected = table_of(4, reject_reason="timeout")
+    assert guard(tmp_path).run(failing_on({0, 1, 2, 3}, calls), rejected, 0) is rejected and calls == []
+
+
+def test_a_death_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
+    class Death(BaseException):
+        """Ends the attempt as a kill does: nothing is written after it."""
+
+    seen: list[int] = []
+
+    def work(table: pa.Table) -> pa.Table:
+        numbers = table["sample_index"].to_pylist()
+        if 17 in numbers:
+            raise Death
+        seen.extend(numbers)
+        return table
+
+    for _ in range(10):
+        try:
+            result = guard(tmp_path).run(work, table_of(64), 0)
+            break
+        except Death:
+            continue
+    else:
+        pytest.fail("the shard never got through")
+    assert [row["sample_index"] for row in result.to_pylist() if row["infra_error"]] == [17]
+    assert len(seen) == len(set(seen)) == 63  # parts that went well were not run again
+
+
+def test_a_death_that_may_be_another_shard_s_costs_no_row(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "attempts"))
+    for _ in range(2):
+        Attempt(folder, "work", 0).begin((0, 8))
+        assert guard(tmp_path).run(failing_on(set(), []), table_of(8), 0)["infra_error"].null_count == 8
+
+
+def test_what_the_user_can_mend_and_broken_contracts_are_raised(tmp_path: Path) -> None:
+    def no_model(table: pa.Table) -> pa.Table:
+        raise ModelError("gone")
+
+    with pytest.raises(ModelError, match="gone"):
+        guard(tmp_path).run(no_model, table_of(3), 0)
+    with pytest.raises(StageContractError, match="'work' returned other rows"):
+        guard(tmp_path).run(lambda table: table.slice(1), table_of(3), 0)
+    assert not Attempt(Folder(str(tmp_path / "attempts")), "work", 0).suspect
+
+
+def test_suspects_have_the_worker_to_themselves() -> None:
+    turn, inside, log = Turn(), [], []
+    both_in, lock = threading.Barrier(2, timeout=30), threading.Lock()
+
+    def shared(rendezvous: bool) -> None:
+        with turn.shared():
+            with lock:
+                inside.append("shared")
+                log.append(tuple(inside))
+            if rendezvous:
+                both_in.wait()
+            with lock:
+                inside.remove("shared")
+
+    def alone() -> None:
+        with turn.alone():
+            with lock:
+                inside.append("alone")
+                log.append(tuple(inside))
+            with lock:
+                inside.remove("alone")
+
+    threads = [threading.Thread(target=shared, args=(True,)) for _ in range(2)]
+    threads += [threading.Thread(target=alone) for _ in range(5)] + [threading.Thread(target=shared, args=(False,)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ("shared", "shared") in log  # shards do share
+    assert log.count(("alone",)) == 5 and not [held for held in log if "alone" in held and len(held) > 1]

@@ -1,0 +1,212 @@
+"""The stage runner on a real local Ray while workers are killed, hang, raise, or cannot be placed."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from caco_ray.attempts import records
+from caco_ray.config import QuarantineConfig, WatchdogConfig
+from caco_ray.errors import EngineError, InfraErrorsError, StageStalledError
+from caco_ray.schema import PROGRAM, live, to_table
+from caco_ray.source import SampleRange
+from caco_ray.stage import Operator, Stage, run_stage
+from caco_ray.store import Dataset, Folder, StageInfo
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+ROWS, SHARD_ROWS = 60, 20
+POISON = 27
+
+
+class Fill:
+    """Writes each row's code, after `act(sample_index)` did what it does to the process."""
+
+    def __init__(self, act) -> None:
+        self.act = act
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in live(rows):
+            self.act(row["sample_index"])
+            row["code"] = f"print({row['sample_index']})"
+        return to_table(rows, table.schema)
+
+
+def die_on(poison):
+    def act(number):
+        if number == poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return act
+
+
+def once(folder: Path, action):
+    """`action` in the first process that comes here, nothing in the later ones."""
+
+    def act(number):
+        if number == POISON and not (folder / "done-once").exists():
+            (folder / "done-once").touch()
+            action()
+
+    return act
+
+
+def fill(act, **needs) -> Operator:
+    return Operator("fill", lambda: Fill(act), **needs)
+
+
+def stage(tmp_path: Path, *operators: Operator, samples: int = ROWS, allowed: float = 0.1, timeout_s: float = 120) -> Stage:
+    source = SampleRange("scale", samples, SHARD_ROWS, PROGRAM)
+    info = StageInfo("scale", "f", {}, source.shards)
+    limits = QuarantineConfig(max_infra_error_fraction=allowed), WatchdogConfig(timeout_s=timeout_s)
+    return Stage(info, Folder(str(tmp_path / "programs")), source, operators, PROGRAM, *limits)
+
+
+def run(made: Stage):
+    return run_stage(made, lambda entry: None)
+
+
+def rows_of(made: Stage) -> dict[int, dict]:
+    return {row["sample_index"]: row for row in Dataset(made.folder).rows(kept_only=False)}
+
+
+@pytest.mark.parametrize("needs", [{"cpus": 0.5, "actors": 1, "calls": 3}, {}], ids=["actor", "task"])
+def test_a_row_that_kills_its_worker_is_quarantined_and_the_others_go_on(tmp_path: Path, needs) -> None:
+    made = stage(tmp_path, fill(die_on(POISON), **needs))
+    totals = run(made)
+    assert (totals.kept, totals.quarantined, totals.rejected) == (ROWS - 1, 1, {})
+    rows = rows_of(made)
+    assert "fill: killed its worker 2 times" in rows[POISON]["infra_error"] and "pid" in rows[POISON]["infra_error"]
+    assert all(rows[number]["code"] == f"print({number})" for number in range(ROWS) if number != POISON)
+    kills = {record.shard: record.kills for record in records(made.attempts)}
+    assert kills.pop(1) == {"0-20": 2, "6-8": 1, "7-8": 2}  # the shard, a tenth of it, the row
+    assert all(others == {"0-20": 1} for others in kills.values())  # shards that were in the worker with it, once
+
+
+def test_a_worker_that_is_killed_once_costs_no_row(tmp_path: Path) -> None:
+    kill = once(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    totals = run(stage(tmp_path, fill(kill, cpus=0.5, actors=2, calls=2)))
+    assert (totals.kept, totals.quarantined) == (ROWS, 0)
+
+
+def test_an_engine_that_dies_once_is_made_again(tmp_path: Path) -> None:
+    def die():
+        raise EngineError("vLLM died: out of memory")
+
+    made = stage(tmp_path, fill(once(tmp_path, die), cpus=0.5, actors=1, calls=2))
+    assert run(made).kept == ROWS
+    assert {record.said for record in records(made.attempts)} >= {"vLLM died: out of memory"}
+
+
+def test_an_exception_is_the_row_s_and_names_itself(tmp_path: Path) -> None:
+    def odd(number):
+        if number % 20 == 7:
+            raise ValueError(f"{number} is odd")
+
+    made = stage(tmp_path, fill(odd))
+    assert run(made).quarantined == 3
+    rows = rows_of(made)
+    assert [rows[number]["infra_error"] for number in (7, 27, 47)] == [
+        f"fill: killed its worker 2 times: ValueError: {number} is odd" for number in (7, 27, 47)
+    ]
+
+
+def test_errors_of_the_machinery_are_tried_again_before_they_are_recorded(tmp_path: Path) -> None:
+    def flaky(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in live(rows):
+            mark = tmp_path / f"seen-{row['sample_index']}"
+            hopeless, seen = row["sample_index"] == POISON, mark.exists()
+            mark.touch()
+            row.update({"infra_error": "connection reset"} if hopeless or not seen else {"code": "fine"})
+        return to_table(rows, table.schema)
+
+    made = stage(tmp_path, Operator("flaky", lambda: flaky))
+    totals = run(made)
+    assert (totals.kept, totals.quarantined) == (ROWS - 1, 1)
+    assert rows_of(made)[POISON]["infra_error"] == "connection reset"
+
+
+def test_too_many_errors_stop_the_stage_and_their_shard_is_done_again(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+
+    def act(number):
+        if broken.exists() and number >= 40:
+            raise OSError("no route to host")
+
+    made = stage(tmp_path, fill(act))
+    with pytest.raises(
+        InfraErrorsError, match=r"scale: .* quarantine.max_infra_error_fraction=0.1 of 60 rows allows: 20 .*no route to host"
+    ) as caught:
+        run(made)
+    assert "\n" not in str(caught.value)
+    assert "000002.json" not in made.folder.names("manifest")
+    broken.unlink()
+    for record in list(records(made.attempts)):  # the user mended it: what was counted against the rows may be forgotten
+        made.attempts.delete(f"{record.shard:06d}.{record.operator}.json")
+    assert run(made).kept == ROWS
+
+
+def test_a_hanging_worker_stops_the_stage_and_is_named(tmp_path: Path) -> None:
+    def hang(number):
+        if number == POISON:
+            time.sleep(3600)
+
+    made = stage(tmp_path, fill(hang, cpus=0.5, actors=1, calls=2), timeout_s=4)
+    with pytest.raises(StageStalledError) as caught:
+        run(made)
+    report = str(caught.value)
+    assert "scale: nothing moved for 4 s (watchdog.timeout_s); stopped. 2 of 3 shards were committed" in report
+    assert "fill: 1 running, 0 waiting for it; actors: 1 alive" in report and "It waits for fill: shard 1 is" in report
+    (record,) = [record for record in records(made.attempts) if record.running is not None]
+    assert (record.operator, record.shard) == ("fill", 1)  # it counts against the shard when the run goes on
+
+
+def test_an_actor_that_finds_no_room_stops_the_stage_and_is_named(tmp_path: Path) -> None:
+    made = stage(tmp_path, fill(die_on(None), cpus=0.5, memory_mb=10_000_000, actors=1), timeout_s=3)
+    with pytest.raises(StageStalledError, match="It waits for an actor of fill, which needs 0.5 CPU, 9765.62 GiB of memory on one node"):
+        run(made)
+
+
+def test_an_operator_that_always_dies_stops_the_stage(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("caco_ray.streaming.MAX_KILLS_IN_A_ROW", 3)
+    made = stage(tmp_path, fill(lambda number: os._exit(1)), allowed=1.0)
+    with pytest.raises(StageStalledError, match="fill died . times in a row and got no row through: its worker"):
+        run(made)
+
+
+def test_shards_in_flight_are_bounded_and_a_slow_one_delays_only_itself(tmp_path: Path) -> None:
+    def begin(table: pa.Table) -> pa.Table:
+        (tmp_path / f"begun-{table['sample_index'][0].as_py()}").touch()
+        return table
+
+    def wait(number):
+        while number == 0 and not (tmp_path / "go").exists():
+            time.sleep(0.05)
+
+    made = stage(tmp_path, Operator("begin", lambda: begin), fill(wait, cpus=0.5, actors=1, calls=2), samples=600)
+    most = Counter[str]()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            begun, done = len(list(tmp_path.glob("begun-*"))), len(made.folder.names("manifest"))
+            most["in flight"] = max(most["in flight"], begun - done)
+            if done >= 29:
+                (tmp_path / "go").touch()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert run(made).kept == 600
+    finally:
+        stop.set()
+        watcher.join()
+    assert (tmp_path / "go").exists() and 0 < most["in flight"] <= 4 + 3  # _TASKS + calls + 1
