@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from caco_ray.config import ModelConfig, OpenAiModel, SamplingConfig, VllmModel
+from caco_ray.config import ModelConfig, OpenAiModel, SamplingConfig, SandboxConfig, VllmModel
 from caco_ray.prompts import Role
 from caco_ray.quarantine import TableFunction
 from caco_ray.run import Run
@@ -23,9 +23,8 @@ def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, s
     return Operator(f"{role}_model", make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
 
 
-def executor(run: Run, check_determinism: bool) -> Operator:
+def executor(sandbox: SandboxConfig, check_determinism: bool) -> Operator:
     """A pool of sandboxes; each runs `workers` programs at a time on as many cores, and holds the memory that these may use."""
-    sandbox = run.config.sandbox
     memory_mb = sandbox.workers * (_INTERPRETERS_MB + sandbox.memory_mb)
     make = partial(Execute, sandbox, check_determinism)
     return Operator("execute", make, cpus=sandbox.workers, memory_mb=memory_mb, actors=sandbox.actors)

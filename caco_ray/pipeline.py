@@ -116,7 +116,7 @@ def unify(run: Run) -> str:
     operators = (
         *convert,
         task("filter_source", filters.before_execution, config.filters),
-        executor(run, check_determinism=False),
+        executor(config.sandbox, check_determinism=False),
         task("filter_result", filters.after_execution, config.filters),
         actor("match_answer", agreement.MatchKnownAnswer),
     )
@@ -134,7 +134,7 @@ def scale(run: Run) -> str:
     operators = (
         model(run, "sample", config.models.sampler, config.sampling, config.scale.shard_rows),
         task("filter_source", filters.before_execution, config.filters),
-        executor(run, config.filters.check_determinism),
+        executor(config.sandbox, config.filters.check_determinism),
         task("filter_result", filters.after_execution, config.filters),
     )
     if (target := target_of(config)) is not None:

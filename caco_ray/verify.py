@@ -1,118 +1,183 @@
-"""Prove a shipped data set again, from its Parquet files alone: every program is run and its output compared with the row.
+"""Prove a shipped data set again: what its run committed is checked against itself, and every shipped row is executed again.
 
-Three things are checked of each row: the program runs and is deterministic in the sandbox, its output is exactly the recorded
-`output_json`, and the answers that the row ships (`answer`, and the final answer of `output`) are that output.
+Beside its run (`audit.py`): the hash of every shard, conservation at every stage, lineage from stage to stage, unique ids, costs that add
+up. With or without its run (`reexecute.py`): the programs, their inputs and outputs, and the answers. A Parquet folder copied elsewhere is
+checked as far as that goes, and what could not be checked is said.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
+from rich.console import Console
 
-from caco_ray.config import SandboxConfig, Strict
-from caco_ray.errors import RunDirError
-from caco_ray.schema import SHIPPED, SOLUTION, Row, to_table
-from caco_ray.stages.agreement import Agreement
-from caco_ray.stages.execute import Execute
-from caco_ray.store import Dataset, Folder
+from caco_ray.cluster import connected
+from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict
+from caco_ray.errors import ConfigError
+from caco_ray.ledger import Step, read_config, source_of, steps
+from caco_ray.progress import StageBar
+from caco_ray.run import FOLDERS
+from caco_ray.store import Folder, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
 
-BATCH_ROWS = 256
-MAX_EXAMPLES = 10
+if TYPE_CHECKING:
+    from caco_ray.audit import Audit
+    from caco_ray.shipped import Survey
+
+STATE = "verification"  # folder in a run
+_LOOP = ("seeds", "unify", "scale", "select", "reverse", "solve", "assemble")
+_NO_RUN = "no run beside the data set (give run=/path/of/run)"
 
 
 class VerifyConfig(Strict):
-    """Arguments of `jobs/verify.py`: the folder of the data set (local or an fsspec URL), and the sandbox to run it in."""
+    """Arguments of `jobs/verify.py`.
+
+    `dataset` and `run`: folders, local or fsspec URLs; the run is found by itself where the data set lies in it. `fraction` of the rows are
+    executed, drawn by `seed`; 0 = none. `state`: where a verification that is killed is gone on with; a folder that all nodes share.
+    `sandbox`: by default the run's.
+    """
 
     dataset: str = Field(min_length=1)
-    limit: int | None = Field(None, ge=1)
-    sandbox: SandboxConfig = SandboxConfig()
+    run: str | None = None
+    fraction: float = Field(1, ge=0, le=1)
+    seed: int = Field(0, ge=0)
+    state: str | None = None
+    sandbox: SandboxConfig | None = None
+    cluster: ClusterConfig = ClusterConfig()
 
 
-@dataclass
-class Findings:
-    """Rows read, rows by kind of mismatch, rows that the machinery failed on, and the first few of both."""
+@dataclass(frozen=True)
+class Mismatch:
+    """A shipped row that was not proved. `infra`: the machinery failed, which says nothing about the row."""
 
-    rows: int = 0
-    mismatches: Counter[str] = field(default_factory=Counter)
-    unchecked: int = 0
-    examples: list[str] = field(default_factory=list)
+    row_id: str
+    reason: str
+    infra: bool = False
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`faults`: what the audit found; `unchecked`: what could not be checked, and why; `totals`: of the rows that were executed again."""
+
+    faults: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    checked: tuple[str, ...]
+    mismatches: tuple[Mismatch, ...]
+    totals: Totals | None
 
     @property
-    def proved(self) -> int:
-        return self.rows - self.mismatches.total() - self.unchecked
+    def holds(self) -> bool:
+        executed = self.totals is None or (self.totals.rows > 0 and self.totals.kept == self.totals.rows)
+        return not self.faults and executed
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(mismatch.reason for mismatch in self.mismatches if not mismatch.infra)
 
 
-def verify(config: VerifyConfig) -> Findings:
-    """Run every row of a shipped data set again.
+def verify(config: VerifyConfig, console: Console) -> Verification:
+    """Check everything that can be checked.
 
     Raises:
-        RunDirError: no Parquet files, or files without the shipped columns.
+        ConfigError: `state` is needed.
+        RunDirError: no Parquet files, files without the shipped columns, or `run` is none.
         SandboxUnavailableError: the isolation that `sandbox.require` asks for cannot be had.
     """
-    findings = Findings()
-    execute = Execute(config.sandbox, check_determinism=True)
-    agree = Agreement()
-    try:
-        rows = islice(shipped_rows(config.dataset), config.limit)
-        while batch := list(islice(rows, BATCH_ROWS)):
-            _check(batch, execute, agree, findings)
-    finally:
-        execute.close()
-        agree.close()
-    return findings
+    run = find_run(config)
+    made_by = read_config(run) if run is not None else None
+    with connected(config.cluster):
+        from caco_ray.audit import audit
+        from caco_ray.shipped import survey
+
+        found = survey(config.dataset)
+        audited = audit(_steps(config, run, made_by), made_by)
+        faults = [*map(str, audited.faults), *map(str, _faults_of_files(config, found))]
+        mismatches, totals = _execute(config, run, made_by, found, console) if config.fraction else ((), None)
+    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, run, audited), _checked(audited), mismatches, totals)
 
 
-def shipped_rows(dataset: str) -> Iterator[Row]:
-    """Rows of the data set, file by file: the files that its manifest names, or all Parquet files under a folder without one.
+def find_run(config: VerifyConfig) -> Folder | None:
+    """The run that the data set belongs to: as named, or the folder above it if that is one."""
+    if config.run is not None:
+        return Folder(config.run)
+    above, _, name = config.dataset.rstrip("/").rpartition("/")
+    is_in_run = above and name == FOLDERS["assemble"] and Folder(above).exists("config.json")
+    return Folder(above) if is_in_run else None
 
-    Raises:
-        RunDirError: see `verify`.
-    """
-    filesystem, root = fsspec.core.url_to_fs(dataset)
-    if is_closed(folder := Folder(dataset)):  # a file that a killed commit left behind is not part of it
-        files = [f"{root.rstrip('/')}/{entry.file}" for entry in Dataset(folder).entries]
+
+def _steps(config: VerifyConfig, run: Folder | None, made_by: Config | None) -> list[Step]:
+    """The committed data sets to audit: those of the run, and the shipped one where it lies, if it has its manifest."""
+    shipped, audited, source = Folder(config.dataset), list[Step](), None
+    if run is not None and made_by is not None:
+        audited = [step for step in steps(run, made_by) if step.stage != "assemble"]
+        source = source_of("assemble", made_by, run)
+    return [*audited, Step("assemble", "assemble", shipped, source)] if is_closed(shipped) else audited
+
+
+def _faults_of_files(config: VerifyConfig, found: "Survey") -> Iterator[object]:
+    from caco_ray.audit import check_ids
+
+    if not is_closed(Folder(config.dataset)):  # else the audit has looked at files and ids
+        yield from found.unread
+        yield from check_ids([list(found.ids)])
+
+
+def _execute(
+    config: VerifyConfig, run: Folder | None, made_by: Config | None, found: "Survey", console: Console
+) -> tuple[tuple[Mismatch, ...], Totals]:
+    from caco_ray import reexecute
+
+    sandbox = config.sandbox or (made_by.sandbox if made_by else SandboxConfig())
+    source = reexecute.ShippedRows(config.dataset, found.slices, config.fraction, config.seed)
+    with _state(config, run) as folder, StageBar(console, "verify", source.expected_rows, "rows") as bar:
+
+        def on_shard(entry: ShardEntry) -> None:
+            bar.advance(entry.totals.rows)
+
+        verified = reexecute.run(reexecute.open_stage(folder, source, found.digest, sandbox), on_shard)
+        return tuple(_mismatches(verified.rows(kept_only=False))), verified.totals
+
+
+def _mismatches(rows: Iterator[dict[str, str | None]]) -> Iterator[Mismatch]:
+    for row in rows:
+        if row["infra_error"] is not None:
+            yield Mismatch(str(row["parent_id"]), row["infra_error"], infra=True)
+        elif row["reject_reason"] is not None:
+            yield Mismatch(str(row["parent_id"]), row["reject_reason"])
+
+
+@contextmanager
+def _state(config: VerifyConfig, run: Folder | None) -> Iterator[Folder]:
+    if config.state is not None or run is not None:
+        yield Folder(config.state) if config.state is not None else run / STATE  # type: ignore[operator]  # one of them is there
+        return
+    if config.cluster.address != "local":
+        raise ConfigError("state: give a folder that all nodes share (there is no run to keep it in)")
+    with tempfile.TemporaryDirectory(prefix="caco_ray-verify-") as folder:
+        yield Folder(folder)
+
+
+def _checked(audited: "Audit") -> tuple[str, ...]:
+    if not audited.rows:
+        return ("ids of all rows are compared",)
+    stages = ", ".join(f"{label} {rows:,}" for label, rows in audited.rows.items())
+    return (f"{audited.shards:,} shards of {len(audited.rows)} data sets (rows: {stages})", f"what these rows cost: {audited.cost}")
+
+
+def _unchecked(config: VerifyConfig, run: Folder | None, audited: "Audit") -> tuple[str, ...]:
+    found = list(audited.unchecked)
+    if not is_closed(Folder(config.dataset)):
+        found.append("hashes and counts of the shipped files: no manifest (_SUCCESS) in the data set")
+    if run is None:
+        found.append(f"conservation and lineage over the stages, costs: {_NO_RUN}")
     else:
-        files = sorted(filesystem.glob(f"{root}/**/*.parquet"))
-    if not files:
-        raise RunDirError(f"dataset={dataset}: no Parquet files there")
-    for name in files:
-        with filesystem.open(name, "rb") as file:
-            try:
-                parquet = pq.ParquetFile(file)
-            except pa.ArrowInvalid as error:
-                raise RunDirError(f"{name}: not a Parquet file ({error})") from error
-            missing = [column for column in SHIPPED.names if column not in parquet.schema_arrow.names]
-            if missing:
-                raise RunDirError(f"{name}: not a shipped data set (no column {missing[0]!r})")
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
-                yield from batch.to_pylist()
-
-
-def _check(shipped: list[Row], execute: Execute, agree: Agreement, findings: Findings) -> None:
-    fresh = [{"row_id": row["row_id"], "parent_id": row["parent_id"], "code": row["code"], "solution": row["output"]} for row in shipped]
-    again = agree(execute(to_table(fresh, SOLUTION))).to_pylist()
-    for before, now in zip(shipped, again, strict=True):
-        findings.rows += 1
-        problem = _difference(before, now)
-        if now["infra_error"] is not None:
-            findings.unchecked += 1
-        elif problem is not None:
-            findings.mismatches[problem] += 1
-        else:
-            continue
-        if len(findings.examples) < MAX_EXAMPLES:
-            findings.examples.append(f"{before['row_id']}: {now['infra_error'] or problem}")
-
-
-def _difference(before: Row, now: Row) -> str | None:
-    if now["reject_reason"] is not None:
-        return str(now["reject_reason"])
-    if now["output_json"] != before["output_json"]:
-        return "output_differs"
-    return None if now["program_answer"] == before["answer"] else "answer_differs"
+        found += [f"{label}: not there, or not complete" for label in _LOOP if label not in audited.rows]
+    if config.fraction < 1:
+        found.append(f"the output of the rows that fraction={config.fraction:g} left out")
+    if config.state is None and run is None and config.fraction:
+        found.append("(a killed verification begins anew: give state=/path to go on with it)")
+    return tuple(found)

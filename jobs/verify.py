@@ -1,18 +1,29 @@
-"""Re-execute every shipped row: python jobs/verify.py dataset=/abs/path/dataset [limit=N] [sandbox.require=L2]; exit 1 on any mismatch."""
+"""Prove a data set again: python jobs/verify.py dataset=/abs/path/dataset [run=...] [fraction=0.1] [state=...] [sandbox.require=L2]
+
+Exit code 1 if anything does not hold; each fault and each mismatch is a line.
+"""
 
 from caco_ray.cli import guarded, parse_arguments
 
 
 def main() -> int:
+    from caco_ray.progress import make_console
     from caco_ray.verify import VerifyConfig, verify
 
-    findings = verify(parse_arguments(VerifyConfig))
-    for example in findings.examples:
-        print(f"  {example}")
-    kinds = "".join(f", {count} {kind}" for kind, count in findings.mismatches.most_common())
-    mismatches = findings.mismatches.total()
-    print(f"rows {findings.rows}  proved {findings.proved}  mismatches {mismatches}{kinds}  unchecked {findings.unchecked}")
-    return 0 if findings.rows and findings.proved == findings.rows else 1
+    result = verify(parse_arguments(VerifyConfig), make_console())
+    lines = {"checked": result.checked, "not checked": result.unchecked, "FAULT": result.faults}
+    for title, texts in lines.items():
+        for text in texts:
+            print(f"{title}: {text}")
+    for mismatch in result.mismatches:
+        print(f"{'UNCHECKED' if mismatch.infra else 'MISMATCH'}: row {mismatch.row_id}: {mismatch.reason}")
+    kinds = "".join(f", {count} {kind}" for kind, count in result.reasons.most_common())
+    rows = result.totals
+    counts = (
+        f"rows {rows.rows}  proved {rows.kept}  mismatches {result.reasons.total()}{kinds}  unchecked {rows.quarantined}  " if rows else ""
+    )
+    print(f"{counts}faults {len(result.faults)}")
+    return 0 if result.holds else 1
 
 
 if __name__ == "__main__":

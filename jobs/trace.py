@@ -1,0 +1,17 @@
+"""The whole history of one row: python jobs/trace.py run=/abs/path/of/run row_id=0123456789abcdef0123456789abcdef"""
+
+from caco_ray.cli import guarded, parse_arguments
+
+
+def main() -> None:
+    from caco_ray.progress import make_console
+    from caco_ray.store import Folder
+    from caco_ray.trace import TraceConfig, print_history, trace
+
+    arguments = parse_arguments(TraceConfig)
+    run = Folder(arguments.run)
+    print_history(make_console(), run, trace(run, arguments.row_id))
+
+
+if __name__ == "__main__":
+    guarded(main)
