@@ -1,0 +1,94 @@
+"""A run's mistakes are found before anything is written; parts that are made already bind the config."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from caco_ray.config import Config, load_config
+from caco_ray.errors import RunDirError, SeedError, UserError
+from caco_ray.fingerprint import fingerprint
+from caco_ray.pipeline import run_loop
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Config]:
+    def make(*overrides: str, profile: str = "fake") -> Config:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            added = [override if "@" in override else f"++{override}" for override in overrides]
+            tree = compose("config", [f"profile={profile}", f"run.dir={tmp_path}/run", *added])
+        return load_config(OmegaConf.to_container(tree, resolve=True))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "said"),
+    [
+        ("quickstart", ["models.base=/"], r"/: no config\.json"),
+        ("quickstart", ["models.judge.path=/", "judge.enabled=true"], r"/: no config\.json"),
+        ("quickstart", ["models.solve.path=./here"], r"models\.solve\.path=\./here: give an absolute path"),
+        ("quickstart", ["models.sampler.prompts=alpaca"], r"models\.sampler\.prompts=alpaca: the role sample has no prompt"),
+        ("quickstart", ["training.student.enabled=false"], r"run:student: this run does not train it \(training\.student\.enabled=false\)"),
+        ("quickstart", ["training.codegen.enabled=false"], r"models\.sampler\.path=run:codegen: this run does not train it"),
+        ("quickstart", ["models.solve.path=run:other"], r"models\.solve\.path=run:other: a run trains run:codegen and run:student"),
+        ("quickstart", ["model@models.evaluate=openai"], r"models\.evaluate\.engine=openai: cannot serve base and student in turn"),
+        ("quickstart", ["run.dir=memory://run"], r"run\.dir=memory://run: train_codegen needs a folder that all nodes mount"),
+        ("fake", ["select.evaluation_paths=[/not/there.jsonl]"], r"/not/there\.jsonl: cannot be read"),
+        ("fake", ["seeds.path=/not/there.jsonl"], r"/not/there\.jsonl: cannot be read"),
+    ],
+)
+def test_found_before_anything_is_written(
+    config: Callable[..., Config], tmp_path: Path, profile: str, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        run_loop(config(*overrides, profile=profile))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_made_already_binds_all_later_stages(config: Callable[..., Config]) -> None:
+    run_loop(config("until=seeds"))
+    with pytest.raises(RunDirError, match="seed"):
+        run_loop(config("seed=7", "from=reverse"))
+    with pytest.raises(RunDirError, match="seeds"):
+        run_loop(config("seeds.limit=5", "from=reverse"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("unify", "filters.min_effective_lines=9"),
+        ("scale", "sampling.temperature=0.1"),
+        ("evaluate", "evaluate.sampling.max_tokens=9"),
+    ],
+)
+def test_what_changes_rows_changes_the_fingerprint(config: Callable[..., Config], stage: str, override: str) -> None:
+    assert fingerprint(config(override), stage) != fingerprint(config(), stage)
+    assert fingerprint(config(override), "seeds") == fingerprint(config(), "seeds")
+
+
+def test_a_file_counts_by_what_it_holds(config: Callable[..., Config], tmp_path: Path) -> None:
+    file = tmp_path / "seeds.jsonl"
+
+    def made(text: str, key: str, stage: str) -> str:
+        file.write_text(text)
+        return fingerprint(config(f"{key}={'[' if 'paths' in key else ''}{file}{']' if 'paths' in key else ''}"), stage)
+
+    for key, stage in (("seeds.path", "seeds"), ("select.evaluation_paths", "select")):
+        first = made('{"question": "1 + 1?", "answer": "2"}\n', key, stage)
+        assert made('{"question": "1 + 1?", "answer": "3"}\n', key, stage) != first
+        assert made('{"question": "1 + 1?", "answer": "2"}\n', key, stage) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("cut.jsonl.gz", b"\x1f\x8b\x08\x00\x00"), ("bad.jsonl.gz", b"no archive"), ("bad.parquet", b"PAR1 no table PAR1")],
+)
+def test_a_damaged_seed_file_is_one_line(config: Callable[..., Config], tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SeedError, match=name):
+        run_loop(config(f"seeds.path={tmp_path / name}", "until=seeds"))
