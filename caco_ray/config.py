@@ -372,6 +372,7 @@ class Config(Strict):
     seed: int = Field(0, ge=0)
     from_stage: StageName | None = Field(None, alias="from")
     until: StageName | None = None
+    repair: Literal["all"] | StageName | None = None  # make damaged shards of this stage's data set again, see repair.py
     run: RunConfig
     cluster: ClusterConfig = ClusterConfig()
     watchdog: WatchdogConfig = WatchdogConfig()

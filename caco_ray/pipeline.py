@@ -21,6 +21,7 @@ from caco_ray.ledger import source_of, target_of
 from caco_ray.operators import actor, executor, model, task
 from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
+from caco_ray.repair import repair, settle
 from caco_ray.report import print_table, write_card, write_report
 from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
@@ -49,6 +50,8 @@ def run_loop(config: Config) -> None:
     with Run(config) as run:
         check_run(run, on, wanted)
         run.begin()
+        if config.repair is not None:
+            repair(run, config.repair)
         to_do = [stage for stage in wanted if stage in on and not run.is_done(stage)]
         if to_do:
             run.folder.delete(REPORT)  # it tells of less than there will be
@@ -68,10 +71,11 @@ def run_loop(config: Config) -> None:
 def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
         run.say(stage, "done already")
-        return
-    started = time.monotonic()
-    summary = STEPS[stage](run)
-    run.say(stage, summary, time.monotonic() - started)
+    else:
+        started = time.monotonic()
+        summary = STEPS[stage](run)
+        run.say(stage, summary, time.monotonic() - started)
+    settle(run, stage)
 
 
 def _report_what_there_is(run: Run) -> None:

@@ -18,9 +18,11 @@ from caco_ray.embedded import embedded_model
 from caco_ray.errors import ModelError
 from caco_ray.fingerprint import fingerprint, settings
 from caco_ray.progress import StageBar, format_seconds, make_console
+from caco_ray.schema import OF_STAGE
 from caco_ray.source import Source
 from caco_ray.store import Folder, ShardEntry, StageInfo, Totals
-from caco_ray.store.dataset import Dataset, check_same_stage, is_closed
+from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed
+from caco_ray.store.lease import Lease
 
 # Where each stage's result lies under `run.dir`.
 FOLDERS = {
@@ -51,6 +53,7 @@ class Run:
         self.console = console or make_console()
         self._exit = ExitStack()
         self._connected = False
+        self._checked: set[str] = set()
 
     def __enter__(self) -> "Run":
         return self
@@ -76,11 +79,16 @@ class Run:
         """Whether the stage is closed by this config.
 
         Raises:
-            RunDirError: the folder was made by another config.
+            RunDirError: the folder was made by another config, or holds damaged or foreign files.
         """
-        folder = self.stage_folder(stage)
-        check_same_stage(folder, self.info(stage))
-        return is_closed(folder) and all(folder.exists(name) for name in ALSO_WRITTEN.get(stage, ()))
+        folder, info = self.stage_folder(stage), self.info(stage)
+        check_same_stage(folder, info)
+        if not is_closed(folder):
+            return False
+        if stage in OF_STAGE and stage != "evaluate" and stage not in self._checked and self.config.repair is None:
+            check_files(folder, info, {entry.shard: entry for entry in Dataset(folder).entries})
+            self._checked.add(stage)
+        return all(folder.exists(name) for name in ALSO_WRITTEN.get(stage, ()))
 
     def connect(self) -> None:
         """Start or join Ray, once.
@@ -96,7 +104,13 @@ class Run:
         self._connected = True
 
     def begin(self) -> None:
-        """Say what is run and keep the resolved config beside the data."""
+        """Take hold of the run directory, say what is run, and keep the resolved config beside the data.
+
+        Raises:
+            RunDirError: another driver is at work there.
+            StorageError: the storage cannot be written to, or does not let the first of two writers win.
+        """
+        self._exit.enter_context(Lease(self.folder, self.console.print))
         self.console.print(f"caco_ray {__version__}  profile {self.config.profile}  seed {self.config.seed}  in {self.folder}")
         self.folder.write("config.json", self.config.model_dump_json(indent=1, by_alias=True).encode())
 

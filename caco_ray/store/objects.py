@@ -13,9 +13,11 @@ from caco_ray.store.faults import error_code
 
 # Protocols whose driver maps `mode="create"` to a condition that the store itself checks. The others look first and write then.
 ATOMIC_CREATE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
-# Options of the drivers. Listings are never cached: another process may write at any moment.
+# Options of the drivers. Listings are never cached: another process may write at any moment. s3fs asks for an object's size before it
+# reads it in parallel parts: for files as small as ours that doubles the round trips.
 _COMMON = {"use_listings_cache": False}
-_OPTIONS = {"s3": {"config_kwargs": {"max_pool_connections": 64}}, "s3a": {"config_kwargs": {"max_pool_connections": 64}}}
+_S3 = {"config_kwargs": {"max_pool_connections": 64}, "max_concurrency": 1}
+_OPTIONS: dict[str, dict[str, object]] = {"s3": _S3, "s3a": _S3}
 _CONFLICT_TRIES = 8
 
 
