@@ -44,6 +44,8 @@ class Streaming:
             forgive(self._stage.attempts)
             raise
         finally:
+            if self._asked is not None:
+                ray.wait([self._asked], timeout=_TICK_S)  # a call that dies with the actor is told to the terminal
             ray.kill(self._gate)
 
     def _consume(self) -> None:

@@ -12,7 +12,7 @@ nodes on this machine: once undisturbed, then again and again while random proce
     disk                nothing is killed: the disk is full for a while (where a file system of its own can be mounted)
 
 The last line is JSON: `kills` (`by_kind`), `expected` rows over all disturbed runs and stages, `lost`, `duplicated` and `changed` ones
-(times of execution aside), `repeated_fraction` (rows that operators with a model or a sandbox began, over those of the undisturbed run,
+(measured seconds aside), `repeated_fraction` (rows that operators with a model or a sandbox began, over those of the undisturbed run,
 less one), `repeated_shards_per_kill`, `conserved` (each stage's counts add up, and each starts from what the one before kept).
 """
 
@@ -48,8 +48,7 @@ STAGES = {
     "assemble": "dataset",
 }
 KINDS = ("program", "zygote", "engine", "sandbox", "worker", "node", "driver", "commit", "disk")
-SHARD_ROWS = 20
-TIMES = ("cpu_s", "wall_s")  # columns that no two runs share
+SHARD_ROWS, SEEDS = 20, 120
 ROLES = ("unify", "sampler", "reverse", "solve", "judge")
 NODE = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 100 * 1024 * 1024}
 WORK_LOG = "CACO_RAY_BENCH_WORK_LOG"
@@ -100,7 +99,7 @@ class Bench:
     def command(self, name: str) -> list[str]:
         settings = [
             "profile=fake", f"run.dir={self.folder / name}", f"cluster.address={self.cluster.address}", "until=assemble",
-            f"scale.samples={self.samples}", f"scale.shard_rows={SHARD_ROWS}", f"seeds.shard_rows={SHARD_ROWS}", "sandbox.cpu_s=2",
+            f"scale.samples={self.samples}", f"scale.shard_rows={SHARD_ROWS}", f"seeds.shard_rows={SHARD_ROWS}", f"seeds.limit={SEEDS}", "sandbox.cpu_s=2",
             *[f"models.{role}.gpus=1" for role in ROLES], "models.sampler.replicas=2",
             *[f"models.{role}.seconds_per_token={self.seconds_per_token}" for role in ROLES],
         ]  # fmt: skip
@@ -246,10 +245,11 @@ def kill(process: psutil.Process) -> bool:
 
 
 def rows_of(run: Path, stage: str) -> list[dict[str, Any]]:
+    from caco_ray.schema import is_measured
     from caco_ray.store import Dataset, Folder
 
     rows = Dataset(Folder(str(run / STAGES[stage]))).rows(kept_only=False)
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return [{key: value for key, value in row.items() if not is_measured(key)} for row in rows]
 
 
 def compare(expected: Path, got: Path) -> Counter[str]:
