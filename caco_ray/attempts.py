@@ -26,12 +26,13 @@ Span = tuple[int, int]  # rows [first, last) of a shard
 
 @dataclass
 class Record:
-    """The file. `kills`: spans (`first-last`) with the number of workers that ended with them; `said`: what the last one said."""
+    """The file. By spans (`first-last`) of rows: `kills`, how many workers ended with them; `said`, why the last one did."""
 
     operator: str
     shard: int
     kills: dict[str, int] = field(default_factory=dict)
-    said: str = ""
+    said: dict[str, str] = field(default_factory=dict)
+    last_words: str = ""
     running: str | None = None
     worker: str = ""
     since: float = 0.0
@@ -44,25 +45,26 @@ class Attempt:
         self._folder = folder
         self._name = f"{shard:06d}.{operator}"
         self._record = _read(folder, f"{self._name}.json") or Record(operator, shard)
-        self.follows_a_death = self._record.running is not None
+        self.follows: str | None = None  # what the attempt before died of
         if self._record.running is not None:
-            self._count(self._record.running, f"its worker ({self._record.worker}) died")
+            self.follows = self._record.last_words or f"its worker ({self._record.worker}) died"
+            self._count(self._record.running, self.follows)
 
     @property
     def suspect(self) -> bool:
         """Whether an earlier attempt at these rows went wrong."""
         return bool(self._record.kills)
 
-    @property
-    def said(self) -> str:
-        return self._record.said
-
     def kills(self, span: Span) -> int:
         """How often a worker ended while it had exactly these rows in hand."""
         return self._record.kills.get(_key(span), 0)
 
+    def said(self, span: Span) -> str:
+        """Why the last of them ended."""
+        return self._record.said.get(_key(span), "")
+
     def begin(self, span: Span) -> None:
-        self._record.running, self._record.since = _key(span), time.time()
+        self._record.running, self._record.since, self._record.last_words = _key(span), time.time(), ""
         self._record.worker = f"{socket.gethostname()} pid {os.getpid()}"
         self._save()
 
@@ -76,12 +78,11 @@ class Attempt:
 
     def fail(self, span: Span, said: str) -> None:
         """The rows made the operator raise: it counts as a death."""
-        self._record.said = said
         self._count(_key(span), said)
 
     def last_words(self, said: str) -> None:
         """Note why this process is about to end itself."""
-        self._record.said = said
+        self._record.last_words = said
         self._save()
 
     def keep(self, span: Span, given: pa.Table, result: pa.Table) -> None:
@@ -100,9 +101,8 @@ class Attempt:
             self._folder.delete(self._name)
 
     def _count(self, key: str, said: str) -> None:
-        kills = self._record.kills
-        kills[key] = kills.get(key, 0) + 1
-        self._record.said, self._record.running = self._record.said or said, None
+        record = self._record
+        record.kills[key], record.said[key], record.running = record.kills.get(key, 0) + 1, said, None
         self._save()
 
     def _save(self) -> None:

@@ -88,8 +88,8 @@ class Guard:
         if not _live_rows(table):
             return table
         attempt = Attempt(self._attempts, self._operator, shard)
-        if attempt.follows_a_death:
-            self._beat(self._operator, attempt.said)
+        if attempt.follows is not None:
+            self._beat(self._operator, attempt.follows)
         whole = (0, table.num_rows)
         if not attempt.suspect:
             with contextlib.suppress(_RowsFailedError), self._turn.shared():
@@ -116,7 +116,7 @@ class Guard:
                 self._beat(self._operator, None)
                 return result
         if span[1] - span[0] == 1:
-            return _give_up(part, f"{self._operator}: killed its worker {attempt.kills(span)} times: {attempt.said}")
+            return _give_up(part, f"{self._operator}: failed {attempt.kills(span)} times, alone: {attempt.said(span)}")
         return pa.concat_tables([self._isolate(function, table, attempt, inner) for inner in _cut(span)])
 
     def _limit(self, span: Span, table: pa.Table) -> int:

@@ -33,9 +33,9 @@ def test_an_attempt_that_never_ended_is_a_death_of_its_rows(folder: Folder) -> N
     for deaths in (1, 2, 3):
         attempt(folder).begin(WHOLE)
         after = attempt(folder)
-        assert after.follows_a_death and after.suspect and after.kills(WHOLE) == deaths and after.kills(HALF) == 0
-        assert not attempt(folder).follows_a_death  # counted once
-    assert "pid" in attempt(folder).said
+        assert after.follows and after.suspect and after.kills(WHOLE) == deaths and after.kills(HALF) == 0
+        assert attempt(folder).follows is None  # counted once
+    assert "pid" in attempt(folder).said(WHOLE)
 
 
 def test_deaths_are_counted_by_operator_shard_and_rows(folder: Folder) -> None:
@@ -48,7 +48,10 @@ def test_last_words_say_why(folder: Folder) -> None:
     one = attempt(folder)
     one.begin(WHOLE)
     one.last_words("vLLM died: CUDA out of memory")
-    assert attempt(folder).said == "vLLM died: CUDA out of memory" and attempt(folder).kills(WHOLE) == 1
+    assert attempt(folder).follows == "vLLM died: CUDA out of memory"
+    attempt(folder).begin(HALF)
+    assert "died" in str(attempt(folder).follows)  # the next one had no words
+    assert (attempt(folder).said(WHOLE), attempt(folder).kills(WHOLE)) == ("vLLM died: CUDA out of memory", 1)
 
 
 def test_parts_that_went_well_are_kept_until_the_shard_is_through(folder: Folder) -> None:
