@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from caco_ray.sandbox.guest import warmup
+from caco_ray.sandbox.guest.console import Console
 from caco_ray.sandbox.guest.libc import libc
 from caco_ray.sandbox.guest.program import run_program
 
@@ -41,7 +42,7 @@ def exercise_harness() -> None:
     """Runs what runs programs: its bytecode is then specialized (which writes to it) before the forks rather than in each of them."""
     kept = sys.stdin, sys.stdout, sys.stderr, sys.argv, sys.modules["__main__"]
     for _ in range(20):
-        run_program(warmup.HARNESS, seed=0, output_bytes=1 << 16, stdout_bytes=1 << 16)
+        run_program(warmup.HARNESS, seed=0, output_bytes=1 << 16, console=Console(1 << 16))
     sys.stdin, sys.stdout, sys.stderr, sys.argv, sys.modules["__main__"] = kept
 
 

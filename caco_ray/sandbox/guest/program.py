@@ -57,14 +57,13 @@ def seed_randomness(seed: int) -> None:
 
 
 def run_program(
-    source: bytes, *, seed: int, output_bytes: int, stdout_bytes: int, before_reply: Callable[[], None] = lambda: None
+    source: bytes, *, seed: int, output_bytes: int, console: Console, before_reply: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Runs `source` (UTF-8) as `__main__`; returns the reply for the owner. `before_reply` is called as soon as the program has ended.
 
     Raises:
         MemoryError: even so there is no memory to describe it.
     """
-    console = Console(stdout_bytes)
     console.attach()
     reply: dict[str, Any] = {"status": "ok", "error": None, "mutated": False}
     scope = _main_module()
@@ -91,7 +90,7 @@ def run_program(
     for name in ("input", "output"):
         reply.setdefault(name, {"state": "absent", "value": None})
     reply["stdout"] = console.text()
-    return _judge(reply, console.full, stdout_bytes)
+    return _judge(reply, console.full, console.max_bytes)
 
 
 def _main_module() -> dict[str, Any]:

@@ -19,10 +19,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from caco_ray.sandbox.guest import libc, namespaces, preload, seal
-from caco_ray.sandbox.guest.console import add_exits
+from caco_ray.sandbox.guest.console import Console, add_exits
 from caco_ray.sandbox.guest.frame import FAILED, MAX_ERROR, OUT_OF_MEMORY, READY, build_frame, write_all
 from caco_ray.sandbox.guest.program import run_program
 from caco_ray.sandbox.guest.reserve import Reserve
@@ -71,9 +72,17 @@ def _read_all(fd: int) -> bytes:
     return b"".join(chunks)
 
 
-def _run_in_fork(
-    config: dict[str, Any], seal_program: Callable[[], None], reserve: Reserve, zygote: int, seed: int, fds: list[int]
-) -> NoReturn:
+@dataclass(frozen=True)
+class Outfit:
+    """What each fork finds prepared; `seal` closes it off."""
+
+    output_bytes: int
+    console: Console
+    reserve: Reserve
+    seal: Callable[[], None]
+
+
+def _run_in_fork(outfit: Outfit, zygote: int, seed: int, fds: list[int]) -> NoReturn:
     """The fork: ends here, whatever happens. A failure before READY is the machinery's, and is told in place of READY."""
     try:
         try:
@@ -81,24 +90,23 @@ def _run_in_fork(
             if os.getppid() != zygote:
                 os._exit(1)
             source = _read_all(fds[0])
-            seal_program()
+            outfit.seal()
         except BaseException as error:
             write_all(fds[1], FAILED + f"{type(error).__name__}: {error}"[:MAX_ERROR].encode(errors="replace"))
             os._exit(1)
         os.dup2(fds[1], _FD, inheritable=False)
         os.closerange(_FD + 1, seal.MAX_DESCRIPTORS)  # all there can be: the zygote began with none above _FD
         write_all(_FD, READY)
-        write_all(_FD, _reply(config, reserve, seed, source))
+        write_all(_FD, _reply(outfit, seed, source))
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def _reply(config: dict[str, Any], reserve: Reserve, seed: int, source: bytes) -> bytes:
-    output_bytes, stdout_bytes = config["output_bytes"], config["stdout_bytes"]
+def _reply(outfit: Outfit, seed: int, source: bytes) -> bytes:
+    console, release = outfit.console, outfit.reserve.release
     try:
-        reply = run_program(source, seed=seed, output_bytes=output_bytes, stdout_bytes=stdout_bytes, before_reply=reserve.release)
-        return build_frame(reply)
+        return build_frame(run_program(source, seed=seed, output_bytes=outfit.output_bytes, console=console, before_reply=release))
     except MemoryError:
         return OUT_OF_MEMORY
 
@@ -126,8 +134,7 @@ def _sweep() -> None:
                     os.kill(int(child), signal.SIGKILL)
 
 
-def _serve(control: socket.socket, config: dict[str, Any], reserve: Reserve, owner: int) -> None:
-    seal_program = seal.program_seal(config["level"], config["cpu_s"], config["trap"])
+def _serve(control: socket.socket, outfit: Outfit, level: str, owner: int) -> None:
     me = os.getpid()
     while True:
         seed, descriptors = _receive_run(control, owner)
@@ -135,7 +142,7 @@ def _serve(control: socket.socket, config: dict[str, Any], reserve: Reserve, own
         if pid < 0:
             os._exit(1)  # no process to be had: the owner sees the end of this one, and tries again
         if pid == 0:
-            _run_in_fork(config, seal_program, reserve, me, seed, descriptors)
+            _run_in_fork(outfit, me, seed, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         order = _receive(control, 1, owner)
@@ -143,12 +150,12 @@ def _serve(control: socket.socket, config: dict[str, Any], reserve: Reserve, own
         if killed:
             os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        if config["level"] == "L0":
+        if level == "L0":
             _sweep()
         control.sendall(ENDED.pack(status, killed, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
 
 
-def _prepare(config: dict[str, Any]) -> Reserve:
+def _prepare(config: dict[str, Any]) -> Outfit:
     level = config["level"]
     sys.path += config["site"]
     null = os.open(os.devnull, os.O_RDWR)
@@ -157,7 +164,7 @@ def _prepare(config: dict[str, Any]) -> Reserve:
     os.close(null)
     add_exits()
     preload.load(config["profile"], wide=level == "L1")
-    reserve = Reserve(config["output_bytes"], config["stdout_bytes"])
+    console, reserve = Console(config["stdout_bytes"]), Reserve(config["output_bytes"], config["stdout_bytes"])
     seal.limit_resources(preload.address_space(), config["memory_mb"])
     if level == "L3":
         seal.limit_threads()
@@ -165,7 +172,7 @@ def _prepare(config: dict[str, Any]) -> Reserve:
         signal.signal(number, signal.SIG_DFL)
     preload.settle(config["huge_pages"])
     seal.seal_interpreter(level, config["readable"])
-    return reserve
+    return Outfit(config["output_bytes"], console, reserve, seal.program_seal(level, config["cpu_s"], config["trap"]))
 
 
 def main(root: str) -> None:
@@ -184,11 +191,11 @@ def main(root: str) -> None:
             owner = 0  # the parent is in another process namespace
         if sys.platform == "linux" and config["level"] == "L0":
             libc.adopt_orphans()
-        reserve = _prepare(config)
+        outfit = _prepare(config)
     except BaseException as error:
         answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": traceback.format_exc()[-2000:]}).encode()
         control.sendall(LENGTH.pack(len(answer)) + answer)
         return
     control.sendall(LENGTH.pack(2) + b"{}")
     gc.freeze()
-    _serve(control, config, reserve, owner)
+    _serve(control, outfit, config["level"], owner)

@@ -11,8 +11,9 @@ import pytest
 
 from caco_ray.errors import SandboxUnavailableError
 from caco_ray.sandbox import Limits, Sandbox
+from caco_ray.sandbox.guest.console import Console
 from caco_ray.sandbox.guest.reserve import Reserve
-from caco_ray.sandbox.guest.zygote import _run_in_fork
+from caco_ray.sandbox.guest.zygote import Outfit, _run_in_fork
 from caco_ray.sandbox.zygote import _Exchange, _two_pipes
 
 
@@ -79,7 +80,7 @@ def test_a_failure_to_seal_is_not_taken_for_a_sealed_program(error: Exception) -
     pid = os.fork()
     if pid == 0:
         os.close(source_write)
-        _run_in_fork({}, seal, Reserve(0, 0), me, 0, [source_read, result_write])
+        _run_in_fork(Outfit(1000, Console(1000), Reserve(0, 0), seal), me, 0, [source_read, result_write])
     os.close(source_read)
     os.close(result_write)
     exchange = _Exchange(source_write, result_read, b"output = 1", 1000)
