@@ -52,13 +52,15 @@ def loss_of(folder: Path, tokens: Path) -> float:
     return total / count
 
 
-@pytest.mark.parametrize("changes", [{}, {"batching": "packed", "max_length": 128, "zero_stage": 3}])
+@pytest.mark.parametrize("changes", [{}, {"batching": "packed", "max_length": 128, "zero_stage": 3, "peak_tflops": 0.1}])
 def test_heldout_loss_is_that_of_the_exported_model(changes: dict[str, object], make: Make, heldout_tokens: Path, tmp_path: Path) -> None:
     result = train_loop(make(tmp_path, **changes), NoCheckpoints())
     steps = read_progress(tmp_path)
     evaluated = [step.step for step in steps if step.heldout_loss is not None]
     assert evaluated == [*range(2, result.steps, 2), result.steps]
     assert result.heldout_loss == steps[-1].heldout_loss == pytest.approx(loss_of(tmp_path / "model", heldout_tokens), rel=1e-4)
+    assert (result.mfu is None) == (steps[-1].mfu is None) == ("peak_tflops" not in changes)
+    assert result.mfu is None or 0 < result.mfu < 1
     assert result.examples == sum(~TokenFile(str(heldout_tokens)).heldout)
 
 

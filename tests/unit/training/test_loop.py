@@ -42,6 +42,7 @@ def runs(loop_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *[loop_config(root / f"zero{stage}", zero_stage=stage, checkpoint_every_steps=6, **two) for stage in (0, 1, 2, 3)],
         loop_config(root / "bf16", zero_stage=2, dtype="bfloat16", activation_checkpointing=True, **two),
         *[loop_config(root / f"packed{stage}", zero_stage=stage, **PACKED, workers=2, micro_batch_rows=1) for stage in (1, 3)],
+        loop_config(root / "offload", zero_stage=3, offload="cpu", **two),
         loop_config(root / "cut", zero_stage=2, checkpoint_every_steps=3, **two),
     ]
     codes = run_ranks(configs, root, die_at_step=6)
@@ -57,6 +58,7 @@ def runs(loop_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("zero2", "alone", 1e-3),
         ("zero3", "alone", 1e-3),
         ("bf16", "alone", 5e-2),
+        ("offload", "alone", 1e-3),
         ("packed1", "packed_alone", 1e-3),
         ("packed3", "packed_alone", 1e-3),
     ],
