@@ -30,6 +30,7 @@ class Record:
 
     operator: str
     shard: int
+    session: str = ""
     kills: dict[str, int] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     last_words: str = ""
@@ -39,16 +40,21 @@ class Record:
 
 
 class Attempt:
-    """One attempt of an operator at a shard. Opening it counts the death of the one before, if that ended without a word."""
+    """One attempt of an operator at a shard. Opening it counts the death of the one before, if that ended without a word.
 
-    def __init__(self, folder: Folder, operator: str, shard: int) -> None:
+    `session` names the execution of the stage: a driver that was started again is another one.
+    """
+
+    def __init__(self, folder: Folder, session: str, operator: str, shard: int) -> None:
         self._folder = folder
         self._name = f"{shard:06d}.{operator}"
         self._record = _read(folder, f"{self._name}.json") or Record(operator, shard)
-        self.follows: str | None = None  # what the attempt before died of
+        self.follows: str | None = None  # what an attempt before this one, in the same session, died of
         if self._record.running is not None:
-            self.follows = self._record.last_words or f"its worker ({self._record.worker}) died"
-            self._count(self._record.running, self.follows)
+            said = self._record.last_words or f"its worker ({self._record.worker}) died"
+            self.follows = said if self._record.session == session else None
+            self._count(self._record.running, said)
+        self._record.session = session
 
     @property
     def suspect(self) -> bool:

@@ -22,10 +22,9 @@ from caco_ray.attempts import Attempt, Span
 from caco_ray.config import QuarantineConfig
 from caco_ray.errors import EngineError, SandboxUnavailableError, StageContractError, UserError
 from caco_ray.schema import to_table
-from caco_ray.store.folder import Folder
 
 TableFunction = Callable[[pa.Table], pa.Table]
-Beat = Callable[[str, str | None], None]  # operator, what killed its worker (None: some rows went well)
+Beat = Callable[[str | None], None]  # what killed a worker; None: some rows went well
 
 _PARTS = 16  # that a group of rows is cut into
 _WHOLE_KILLS = 2  # of a whole shard before it is cut
@@ -72,10 +71,10 @@ class _RowsFailedError(Exception):
 
 
 class Guard:
-    """Runs one operator over shards. `attempts`: where its attempts are noted, shared by all workers."""
+    """Runs one operator over shards. `attempt` begins one at a shard."""
 
-    def __init__(self, operator: str, attempts: Folder, config: QuarantineConfig, beat: Beat) -> None:
-        self._operator, self._attempts, self._config, self._beat = operator, attempts, config, beat
+    def __init__(self, operator: str, attempt: Callable[[int], Attempt], config: QuarantineConfig, beat: Beat) -> None:
+        self._operator, self._attempt, self._config, self._beat = operator, attempt, config, beat
         self._turn = Turn()
 
     def run(self, function: TableFunction, table: pa.Table, shard: int) -> pa.Table:
@@ -87,9 +86,9 @@ class Guard:
         """
         if not _live_rows(table):
             return table
-        attempt = Attempt(self._attempts, self._operator, shard)
+        attempt = self._attempt(shard)
         if attempt.follows is not None:
-            self._beat(self._operator, attempt.follows)
+            self._beat(attempt.follows)
         whole = (0, table.num_rows)
         if not attempt.suspect:
             with contextlib.suppress(_RowsFailedError), self._turn.shared():
@@ -113,7 +112,7 @@ class Guard:
             with contextlib.suppress(_RowsFailedError):
                 result = self._try(function, part, attempt, span)
                 attempt.keep(span, part, result)
-                self._beat(self._operator, None)
+                self._beat(None)
                 return result
         if span[1] - span[0] == 1:
             return _give_up(part, f"{self._operator}: failed {attempt.kills(span)} times, alone: {attempt.said(span)}")

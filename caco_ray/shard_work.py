@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
 import ray
 
+from caco_ray.attempts import Attempt
 from caco_ray.errors import CacoError, EngineError, InfraErrorsError, StageContractError, StorageError
 from caco_ray.plan import Operator, Stage
 from caco_ray.plan_row import Travelling, describe, error_of, pack, pack_error, unpack
@@ -20,14 +22,23 @@ _TRIES = 3  # at what a file system refuses, and at starting an engine
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Session:
+    """One execution of a stage: what its workers share. `token` is of this execution alone."""
+
+    stage: Stage
+    gate: ray.actor.ActorHandle
+    token: str
+
+
 class ApplyActor:
     """One operator's actor: makes the resource once, closes it when the pool drains.
 
     A resource that cannot be made fails the first call, not the constructor: Ray would start such an actor again and again.
     """
 
-    def __init__(self, operator: Operator, stage: Stage, gate: ray.actor.ActorHandle) -> None:
-        self._guard = _guard(operator, stage, gate)
+    def __init__(self, operator: Operator, session: Session) -> None:
+        self._guard = _guard(operator, session)
         self._function: TableFunction | None = None
         self._failure: CacoError | None = None
         try:
@@ -49,8 +60,8 @@ class ApplyActor:
             close()
 
 
-def apply_task(batch: pa.Table, operator: Operator, stage: Stage, gate: ray.actor.ActorHandle) -> pa.Table:
-    return _apply(batch, lambda given: _guard(operator, stage, gate).run(operator.make(), given.table, given.shard))
+def apply_task(batch: pa.Table, operator: Operator, session: Session) -> pa.Table:
+    return _apply(batch, lambda given: _guard(operator, session).run(operator.make(), given.table, given.shard))
 
 
 def _made(operator: Operator) -> TableFunction:
@@ -62,8 +73,10 @@ def _made(operator: Operator) -> TableFunction:
     return operator.make()
 
 
-def _guard(operator: Operator, stage: Stage, gate: ray.actor.ActorHandle) -> Guard:
-    return Guard(operator.name, stage.attempts, stage.quarantine, lambda name, killed: gate.beat.remote(name, killed))
+def _guard(operator: Operator, session: Session) -> Guard:
+    stage, gate = session.stage, session.gate
+    attempts = partial(Attempt, stage.attempts, session.token, operator.name)
+    return Guard(operator.name, attempts, stage.quarantine, lambda killed: gate.beat.remote(operator.name, killed))
 
 
 def admit(batch: pa.Table, gate: ray.actor.ActorHandle) -> Iterator[pa.Table]:
@@ -94,12 +107,12 @@ def _apply(batch: pa.Table, run: Callable[[Travelling], pa.Table]) -> pa.Table:
         return pack_error(given.shard, error)
 
 
-def commit(batch: pa.Table, writer: DatasetWriter, stage: Stage, gate: ray.actor.ActorHandle) -> pa.Table:
+def commit(batch: pa.Table, writer: DatasetWriter, session: Session) -> pa.Table:
     error, entry = error_of(batch), None
     if error is None:
         given = unpack(batch)
         try:
-            _check_errors(given, stage, gate)
+            _check_errors(given, session)
             seconds = time.time() - given.started
             entry = _persistently(lambda: writer.commit(given.shard, given.table, given.rows_in, seconds)).to_json().decode()
         except CacoError as failure:
@@ -107,10 +120,12 @@ def commit(batch: pa.Table, writer: DatasetWriter, stage: Stage, gate: ray.actor
     return pa.table({"entry": pa.array([entry], pa.string()), "error": pa.array([error], pa.string())})
 
 
-def _check_errors(given: Travelling, stage: Stage, gate: ray.actor.ActorHandle) -> None:
+def _check_errors(given: Travelling, session: Session) -> None:
     said = given.table["infra_error"].drop_null()
-    if len(said) and not ray.get(gate.granted.remote(given.shard, len(said))):
-        raise InfraErrorsError(too_many(stage, len(said), f"in shard {given.shard}, which is not committed; the first: {said[0].as_py()}"))
+    if len(said) and not ray.get(session.gate.granted.remote(given.shard, len(said))):
+        raise InfraErrorsError(
+            too_many(session.stage, len(said), f"in shard {given.shard}, which is not committed; the first: {said[0].as_py()}")
+        )
 
 
 def too_many(stage: Stage, errors: int, where: str) -> str:

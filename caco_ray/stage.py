@@ -8,6 +8,7 @@ A row that kills its worker is found and given up (`quarantine.py`); a stage in 
 """
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from caco_ray.errors import InfraErrorsError
 from caco_ray.gate import Limits, start_gate
 from caco_ray.plan import Operator, Stage
 from caco_ray.quarantine import TableFunction
-from caco_ray.shard_work import ApplyActor, admit, apply_task, commit, read, too_many
+from caco_ray.shard_work import ApplyActor, Session, admit, apply_task, commit, read, too_many
 from caco_ray.store import DatasetWriter, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
 from caco_ray.streaming import Streaming
@@ -61,24 +62,25 @@ def _stream(stage: Stage, writer: DatasetWriter, pending: list[int], errors_befo
     allowed = stage.max_infra_errors - errors_before
     if allowed < 0:
         raise InfraErrorsError(too_many(stage, errors_before, "in shards that are committed already"))
-    gate, watchdog = start_gate(Limits(_shards_in_flight(stage), allowed)), Watchdog(stage.watchdog.timeout_s)
-    plan = _build(stage, writer, pending, gate, watchdog)
-    yield from Streaming(stage, len(pending), plan, gate, watchdog).run()
+    session = Session(stage, start_gate(Limits(_shards_in_flight(stage), allowed)), uuid.uuid4().hex)
+    watchdog = Watchdog(stage.watchdog.timeout_s)
+    plan = _build(session, writer, pending, watchdog)
+    yield from Streaming(session, len(pending), plan, watchdog).run()
     _wait_for_release(free_before)
 
 
-def _build(stage: Stage, writer: DatasetWriter, pending: list[int], gate: ray.actor.ActorHandle, watchdog: Watchdog) -> ray.data.Dataset:
+def _build(session: Session, writer: DatasetWriter, pending: list[int], watchdog: Watchdog) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = 1  # bytes: each row leaves as a block of its own, at once
     context.custom_execution_callback_classes = [watchdog]
     tasks = min(_TASKS, len(pending))
     with ray.data.DataContext.current(context):
         plan = ray.data.from_arrow(pa.table({"shards": [pending]}))
-        plan = plan.map_batches(_named("admit", partial(admit, gate=gate)), batch_size=None, batch_format="pyarrow", num_cpus=0)
-        plan = _append_task(plan, _named("read", partial(read, source=stage.source)), tasks)
-        for operator in stage.operators:
-            plan = _append(plan, operator, stage, gate, tasks)
-        return _append_task(plan, _named("commit", partial(commit, writer=writer, stage=stage, gate=gate)), tasks)
+        plan = plan.map_batches(_named("admit", partial(admit, gate=session.gate)), batch_size=None, batch_format="pyarrow", num_cpus=0)
+        plan = _append_task(plan, _named("read", partial(read, source=session.stage.source)), tasks)
+        for operator in session.stage.operators:
+            plan = _append(plan, operator, session, tasks)
+        return _append_task(plan, _named("commit", partial(commit, writer=writer, session=session)), tasks)
 
 
 def _shards_in_flight(stage: Stage) -> int:
@@ -86,9 +88,9 @@ def _shards_in_flight(stage: Stage) -> int:
     return _TASKS + sum(operator.actors * (operator.calls + 1) for operator in stage.operators)
 
 
-def _append(plan: ray.data.Dataset, operator: Operator, stage: Stage, gate: ray.actor.ActorHandle, tasks: int) -> ray.data.Dataset:
+def _append(plan: ray.data.Dataset, operator: Operator, session: Session, tasks: int) -> ray.data.Dataset:
     if not operator.actors:
-        return _append_task(plan, _named(operator.name, partial(apply_task, operator=operator, stage=stage, gate=gate)), tasks)
+        return _append_task(plan, _named(operator.name, partial(apply_task, operator=operator, session=session)), tasks)
     pool = ray.data.ActorPoolStrategy(
         size=operator.actors,
         max_concurrent_calls_per_actor=operator.calls,
@@ -97,7 +99,7 @@ def _append(plan: ray.data.Dataset, operator: Operator, stage: Stage, gate: ray.
     )
     return plan.map_batches(
         type(operator.name, (ApplyActor,), {}),
-        fn_constructor_args=(operator, stage, gate),
+        fn_constructor_args=(operator, session),
         compute=pool,
         batch_size=1,
         batch_format="pyarrow",

@@ -12,21 +12,22 @@ from ray.exceptions import ActorDiedError, ActorUnschedulableError, NodeDiedErro
 from caco_ray.attempts import forgive, records
 from caco_ray.errors import CacoError, ClusterError, StageStalledError
 from caco_ray.gate import Pulse
-from caco_ray.plan import Stage
 from caco_ray.plan_row import revive
+from caco_ray.shard_work import Session
 from caco_ray.store import ShardEntry
 from caco_ray.watchdog import Watchdog
 
-MAX_KILLS_IN_A_ROW = 30  # of one operator, while no row gets through it: it is not the rows
+MAX_KILLS_IN_A_ROW = 20  # for each actor of an operator, while no row gets through it: it is not the rows
 _TICK_S = 1.0
 
 
 class Streaming:
     """One execution of a stage's plan, seen from the driver."""
 
-    def __init__(self, stage: Stage, shards: int, plan: ray.data.Dataset, gate: ray.actor.ActorHandle, watchdog: Watchdog) -> None:
+    def __init__(self, session: Session, shards: int, plan: ray.data.Dataset, watchdog: Watchdog) -> None:
         """`shards`: that the plan will give."""
-        self._stage, self._shards, self._plan, self._gate, self._watchdog = stage, shards, plan, gate, watchdog
+        self._stage, self._gate = session.stage, session.gate
+        self._shards, self._plan, self._watchdog = shards, plan, watchdog
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._asked: ray.ObjectRef | None = None
         self._beats = self._done = self._errors = 0
@@ -80,9 +81,11 @@ class Streaming:
     def _tick(self) -> None:
         pulse = self._tell()
         if pulse is not None:
-            for operator, kills in pulse.kills.items():
-                if kills >= MAX_KILLS_IN_A_ROW:
-                    raise self._stalled(f"{operator} died {kills} times in a row and got no row through: {pulse.said[operator]}")
+            for operator in self._stage.operators:
+                kills = pulse.kills.get(operator.name, 0)
+                if kills >= MAX_KILLS_IN_A_ROW * max(1, operator.actors):
+                    said = pulse.said[operator.name]
+                    raise self._stalled(f"{operator.name} died {kills} times in a row and got no row through: {said}")
             if pulse.beats != self._beats:
                 self._beats = pulse.beats
                 self._watchdog.feed()

@@ -16,8 +16,8 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path / "attempts"))
 
 
-def attempt(folder: Folder, shard: int = 3) -> Attempt:
-    return Attempt(folder, "execute", shard)
+def attempt(folder: Folder, shard: int = 3, session: str = "s") -> Attempt:
+    return Attempt(folder, session, "execute", shard)
 
 
 def test_a_shard_without_trouble_leaves_no_file(folder: Folder) -> None:
@@ -41,7 +41,13 @@ def test_an_attempt_that_never_ended_is_a_death_of_its_rows(folder: Folder) -> N
 def test_deaths_are_counted_by_operator_shard_and_rows(folder: Folder) -> None:
     attempt(folder, 3).begin(HALF)
     assert attempt(folder, 3).kills(HALF) == 1
-    assert not attempt(folder, 4).suspect and not Attempt(folder, "model", 3).suspect
+    assert not attempt(folder, 4).suspect and not Attempt(folder, "s", "model", 3).suspect
+
+
+def test_deaths_count_whoever_s_driver_it_was_but_only_our_own_are_told(folder: Folder) -> None:
+    attempt(folder, session="driver that died").begin(WHOLE)
+    after = attempt(folder, session="driver started again")
+    assert after.kills(WHOLE) == 1 and after.follows is None
 
 
 def test_last_words_say_why(folder: Folder) -> None:

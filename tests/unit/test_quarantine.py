@@ -1,6 +1,7 @@
 """The search for the row at fault, in one process: what is run how often, what is kept, what stops the stage."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ def table_of(count: int, **columns) -> pa.Table:
 
 
 def guard(folder: Path, **config) -> Guard:
-    return Guard("work", Folder(str(folder / "attempts")), QuarantineConfig(**config), lambda operator, killed: None)
+    return Guard("work", partial(Attempt, Folder(str(folder / "attempts")), "s", "work"), QuarantineConfig(**config), lambda killed: None)
 
 
 def failing_on(poison: set[int], calls: list[int]):
@@ -84,7 +85,7 @@ def test_a_death_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_death_that_may_be_another_shard_s_costs_no_row(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "attempts"))
     for _ in range(2):
-        Attempt(folder, "work", 0).begin((0, 8))
+        Attempt(folder, "s", "work", 0).begin((0, 8))
         assert guard(tmp_path).run(failing_on(set(), []), table_of(8), 0)["infra_error"].null_count == 8
 
 
@@ -96,7 +97,7 @@ def test_what_the_user_can_mend_and_broken_contracts_are_raised(tmp_path: Path) 
         guard(tmp_path).run(no_model, table_of(3), 0)
     with pytest.raises(StageContractError, match="'work' returned other rows"):
         guard(tmp_path).run(lambda table: table.slice(1), table_of(3), 0)
-    assert not Attempt(Folder(str(tmp_path / "attempts")), "work", 0).suspect
+    assert not Attempt(Folder(str(tmp_path / "attempts")), "s", "work", 0).suspect
 
 
 def test_suspects_have_the_worker_to_themselves() -> None:
