@@ -6,13 +6,13 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -57,14 +57,20 @@ def train_model(
 
 
 def _fit(trainer: TorchTrainer) -> None:
-    """Run it in a thread of its own: on the main thread Ray takes Ctrl-C over, for good, and ends the process with exit code 0."""
-    with ThreadPoolExecutor(1, "train") as pool:
-        result = pool.submit(trainer.fit)
-        try:
-            result.result()
-        except KeyboardInterrupt:
-            ray.shutdown()  # its workers end, and with them the thread
-            raise
+    """Run it in a thread of its own: on the main thread Ray takes Ctrl-C over, for good, and ends the process with exit code 0.
+
+    After Ctrl-C nobody waits for the thread, which may never learn that Ray is gone; the workers end with Ray.
+    """
+    result: Future[object] = Future()
+    threading.Thread(target=_settle, args=(result, trainer), daemon=True).start()
+    result.result()
+
+
+def _settle(result: "Future[object]", trainer: TorchTrainer) -> None:
+    try:
+        result.set_result(trainer.fit())
+    except BaseException as error:  # raised again where the result is awaited
+        result.set_exception(error)
 
 
 def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrainer:
