@@ -1,11 +1,11 @@
 """Find duplicate programs over a whole data set: the one step of the loop that needs all rows at once.
 
 Each shard gives a small table of hashes (two of 8 bytes per row) in a Ray task; one task sorts them all, at about 40 bytes a row of
-memory where it runs. The first of equal programs stays: seed programs first, then by sample number, so the result does not depend on
+memory where it runs. The first of equal programs stays: known programs first, then by sample number, so the result does not depend on
 which shard was read first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -20,14 +20,14 @@ DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), 
 KeyFunction = Callable[[str], tuple[int, int]]  # code -> (hash of the text, hash of the normalised AST)
 
 
-def find_duplicates(programs: Folder, seeds: Folder, key: KeyFunction) -> pa.Table:
-    """Rows of `programs` that repeat an earlier program or a seed, as a DUPLICATES table.
+def find_duplicates(programs: Folder, known: Sequence[Folder], key: KeyFunction) -> pa.Table:
+    """Rows of `programs` that repeat an earlier program, or one of the `known` data sets (seeds, held-out problems), as a DUPLICATES table.
 
     Raises:
         CacoError: a shard cannot be read.
     """
     keys, search = ray.remote(num_cpus=0.5)(_keys), ray.remote(num_cpus=0.5)(_repeated)
-    tasks = [keys.remote(seeds, shard, key, True) for shard in range(len(Dataset(seeds).entries))]
+    tasks = [keys.remote(folder, shard, key, True) for folder in known for shard in range(len(Dataset(folder).entries))]
     tasks += [keys.remote(programs, shard, key, False) for shard in range(len(Dataset(programs).entries))]
     try:
         return ray.get(search.remote(*tasks))
@@ -36,7 +36,7 @@ def find_duplicates(programs: Folder, seeds: Folder, key: KeyFunction) -> pa.Tab
 
 
 def _keys(folder: Folder, shard: int, key: KeyFunction, is_seed: bool) -> pa.Table:
-    rows = Dataset(folder).read(shard).to_pylist()
+    rows = [row for row in Dataset(folder).read(shard).to_pylist() if row["code"] is not None]
     hashes = [key(row["code"]) for row in rows]
     return pa.table(
         {

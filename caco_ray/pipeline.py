@@ -147,12 +147,13 @@ def scale(run: Run) -> str:
 
 
 def select_programs(run: Run) -> str:
-    """Duplicates of earlier programs and of seeds, and programs that share an n-gram with evaluation problems, marked."""
+    """Duplicates of earlier programs and of seeds (held-out ones too), and programs that share an n-gram with evaluation problems, marked."""
     run.connect()
     from caco_ray.duplicates import find_duplicates
 
     protected = _protected_questions(run)
-    duplicates = find_duplicates(run.stage_folder("scale"), run.stage_folder("unify"), select.program_keys)
+    known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
+    duplicates = find_duplicates(run.stage_folder("scale"), known, select.program_keys)
     operators = (
         task("mark_duplicates", mark_duplicates, duplicates),
         task("decontaminate", mark_contaminated, protected, "code"),
