@@ -117,6 +117,8 @@ class VllmModel(Strict):
     revision: str | None = None
     prompts: Literal["instruct", "trained", "alpaca"] = "instruct"  # prompt family, see prompts.py
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    lora: str | None = None  # folder or hub id of an adapter that every request uses
+    quantization: str | None = None  # vLLM's name of a method; null = what the model's config.json says
     max_model_len: int = Field(4096, ge=64)
     replicas: PositiveInt = 1
     tensor_parallel: PositiveInt = 1
@@ -128,6 +130,8 @@ class VllmModel(Strict):
     gpu_memory_fraction: float = Field(0.9, gt=0, le=1)
     max_num_seqs: PositiveInt = 256
     enforce_eager: bool = False
+    load_timeout_s: PositiveInt = 1800
+    stall_timeout_s: PositiveFloat = 600  # without a step of the engine while requests wait for it: it hangs and is replaced
     vllm_args: dict[str, Any] = {}  # more of vLLM's own engine arguments, checked against them
 
 
@@ -188,7 +192,11 @@ class SamplingConfig(Strict):
     min_p: float = Field(0, ge=0, le=1)
     max_tokens: PositiveInt = 1024
     min_tokens: int = Field(0, ge=0)
+    presence_penalty: float = Field(0, ge=-2, le=2)
+    frequency_penalty: float = Field(0, ge=-2, le=2)
+    repetition_penalty: float = Field(1, gt=0, le=2)
     stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = {}  # more of vLLM's own sampling fields, checked against them
 
     @model_validator(mode="after")
     def _min_under_max(self) -> "SamplingConfig":
@@ -272,8 +280,11 @@ class ReverseConfig(Strict):
 
 
 class SolveConfig(Strict):
+    """`stop_when_agreed`: draw the samples of a question one after the other, and no more once one has agreed."""
+
     sampling: SamplingConfig
     samples: PositiveInt = 1  # solutions per question
+    stop_when_agreed: bool = False
 
 
 class JudgeConfig(Strict):

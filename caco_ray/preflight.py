@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from caco_ray.config import Config, ModelConfig, TrainingConfig, VllmModel
-from caco_ray.engines.model_folder import check_model
+from caco_ray.config import Config, ModelConfig, SamplingConfig, TrainingConfig, VllmModel
+from caco_ray.engines.memory import check_cache
+from caco_ray.engines.model_folder import adapter_rank, check_model
 from caco_ray.errors import ConfigError
 from caco_ray.prompts import Role, prompt_name
 from caco_ray.run import Run
@@ -21,6 +22,13 @@ _SERVED: tuple[tuple[str, Role, str], ...] = (
 )
 
 
+def _sampling(config: Config, stage: str) -> tuple[str, SamplingConfig]:
+    """Key and values."""
+    if stage == "scale":
+        return "sampling", config.sampling
+    return f"{stage}.sampling", getattr(config, stage).sampling
+
+
 def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     """Check the stages `wanted` of this invocation, and that all stages that are `on` and begun belong to this config.
 
@@ -31,6 +39,7 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     filters.check_names(config.filters.enabled)
     for stage, role, key in _SERVED:
         if stage in wanted:
+            _check_lengths(f"models.{key}", getattr(config.models, key), *_sampling(config, stage))
             _check_served(run, f"models.{key}", role, getattr(config.models, key))
     for stage, training, base in _trained(config):
         if stage in wanted:
@@ -51,12 +60,23 @@ def _check_served(run: Run, key: str, role: Role, model: ModelConfig) -> None:
         prompt_name(role, model.prompts)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from None
-    if not isinstance(model, VllmModel) or _is_elsewhere(f"{key}.path", model.path):
+    if not isinstance(model, VllmModel):
+        return
+    if model.lora is not None and not _is_elsewhere(f"{key}.lora", model.lora):
+        adapter_rank(model.lora)
+    if _is_elsewhere(f"{key}.path", model.path):
         return
     if model.path.startswith("run:"):
         _check_own(run, f"{key}.path", model.path)
     else:
-        check_model(model, model.path)
+        check_cache(model, check_model(model, model.path))
+
+
+def _check_lengths(key: str, model: ModelConfig, sampling_key: str, sampling: SamplingConfig) -> None:
+    if sampling.max_tokens >= model.max_model_len:
+        raise ConfigError(
+            f"{sampling_key}.max_tokens={sampling.max_tokens}: leaves no room for a prompt in {key}.max_model_len={model.max_model_len}"
+        )
 
 
 def _check_training(run: Run, stage: str, training: TrainingConfig, base: str) -> None:

@@ -31,12 +31,17 @@ class Completion:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Requests (prompts) that are being worked on or wait for their turn, and tokens of the finished ones so far."""
+    """Requests that are being worked on or wait for their turn, and tokens of the finished ones so far.
+
+    `cache_queries`, `cache_hits`: prompt tokens looked up and found in the prefix cache; 0 where the engine does not tell.
+    """
 
     running: int = 0
     waiting: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
+    cache_queries: int = 0
+    cache_hits: int = 0
 
 
 class Engine(Protocol):

@@ -13,6 +13,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json",
 # vLLM's CPU attention kernels have these head sizes only; others die in the kernel after the model is loaded.
 _CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+MAX_LORA_RANK = 512
+_NOT_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})  # vllm/config/model.py
+_QUANTISED_AS = {"gptq_marlin": "gptq", "auto_gptq": "gptq", "awq_marlin": "awq", "auto_awq": "awq"}  # other kernels, same files
 
 
 def check_model(model: VllmModel, path: str) -> Path:
@@ -23,10 +26,13 @@ def check_model(model: VllmModel, path: str) -> Path:
         ConfigError: the configuration asks for more than the model has.
     """
     folder = find_folder(path, model.revision)
-    config = _read_config(folder)
+    config = read_config(folder)
     _check_files(folder)
     _check_context(model, folder, config)
     _check_placement(model, folder, config)
+    _check_numbers(model, folder, config)
+    if model.lora is not None:
+        adapter_rank(model.lora)
     if model.prompts == "instruct" and not has_chat_template(folder):
         raise ModelError(f"{folder}: the tokenizer has no chat template, which prompts=instruct needs: add chat_template.jinja")
     return folder
@@ -52,20 +58,32 @@ def find_folder(path: str, revision: str | None) -> Path:
 
 def model_id(model: VllmModel, path: str) -> str:
     """Name and fingerprint of the weights, for example `SmolLM2-135M@5f2c9a01d3e4`: the same for the same files anywhere.
+    An adapter follows after a plus sign.
 
     The fingerprint covers config.json in full, and of each weight file the size and 64 samples of 4 kB.
     """
     folder = find_folder(path, model.revision)
-    digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=6)
-    for file in _weight_files(folder):
+    name = f"{_name(model.path)}@{_fingerprint(folder, 'config.json')}"
+    if model.lora is None:
+        return name
+    return f"{name}+{_name(model.lora)}@{_fingerprint(find_folder(model.lora, None), 'adapter_config.json')}"
+
+
+def _name(path: str) -> str:
+    is_local = path.startswith(("/", ".")) or "\\" in path
+    return Path(path).name if is_local else path
+
+
+def _fingerprint(folder: Path, config: str) -> str:
+    digest = hashlib.blake2b((folder / config).read_bytes(), digest_size=6)
+    for file in weight_files(folder):
         size = file.stat().st_size
         digest.update(f"{file.name}\x1f{size}\x1f".encode())
         with file.open("rb") as data:
             for index in range(_SAMPLES):
                 data.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
                 digest.update(data.read(_SAMPLE_BYTES))
-    is_local = model.path.startswith(("/", ".")) or "\\" in model.path
-    return f"{Path(model.path).name if is_local else model.path}@{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def has_chat_template(folder: Path) -> bool:
@@ -75,11 +93,16 @@ def has_chat_template(folder: Path) -> bool:
     return file.is_file() and bool(_read_json(file).get("chat_template"))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Of a model. Raises ModelError where there is none."""
     file = folder / "config.json"
     if not file.is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
-        advice = "it is a LoRA adapter, merge it into its base model" if is_adapter else "give the folder that save_pretrained wrote"
+        advice = (
+            "it is a LoRA adapter: give it as `lora`, and its base model as `path`"
+            if is_adapter
+            else "give the folder that save_pretrained wrote"
+        )
         raise ModelError(f"{folder}: no config.json, so not a model folder; {advice}")
     config = _read_json(file)
     if not config.get("architectures"):
@@ -97,7 +120,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Of the first kind that is there."""
     for pattern in _WEIGHTS:
         found = sorted(folder.glob(pattern))
         if found:
@@ -106,7 +130,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_files(folder: Path) -> None:
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     if not weights:
         raise ModelError(f"{folder}: no weights (*.safetensors or *.bin); copy the model again")
     for index in folder.glob("*.index.json"):
@@ -140,6 +164,36 @@ def context_limit(config: dict[str, Any]) -> int | None:
         return length
     original = scaling.get("original_max_position_embeddings", length) if kind == "yarn" else length
     return max(length, int(original * factor))
+
+
+def adapter_rank(path: str) -> int:
+    """Rank of a LoRA adapter (folder or hub id).
+
+    Raises:
+        ModelError: it is none that vLLM can serve.
+    """
+    folder = find_folder(path, None)
+    if not (folder / "adapter_config.json").is_file() or not list(folder.glob("adapter_model.*")):
+        raise ModelError(f"{folder}: not a LoRA adapter: it has no adapter_config.json or no adapter_model.safetensors")
+    config = _read_json(folder / "adapter_config.json")
+    rank = config.get("r")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_LORA_RANK:
+        raise ModelError(f"{folder}/adapter_config.json: r={rank!r}; vLLM serves ranks from 1 to {MAX_LORA_RANK}")
+    if config.get("modules_to_save") or config.get("bias", "none") != "none":
+        raise ModelError(f"{folder}: trains whole modules or biases, which vLLM cannot serve as an adapter; merge it into its base model")
+    return rank
+
+
+def _check_numbers(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+    """Number formats: of the computation and of quantised weights."""
+    kind = config.get("model_type")
+    if model.dtype == "float16" and kind in _NOT_FLOAT16:
+        raise ConfigError(f"dtype=float16: {folder} ({kind}) overflows in it; give bfloat16, or float32")
+    if model.dtype == "float32" and model.gpus and (model.quantization or config.get("quantization_config")):
+        raise ConfigError("dtype=float32: kernels for quantised weights compute in float16 or bfloat16; give one of these, or auto")
+    stored = (config.get("quantization_config") or {}).get("quant_method")
+    if stored and model.quantization and _QUANTISED_AS.get(model.quantization, model.quantization) != _QUANTISED_AS.get(stored, stored):
+        raise ConfigError(f"quantization={model.quantization}: the weights in {folder} are {stored}; give null, which reads it from there")
 
 
 def _check_placement(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:

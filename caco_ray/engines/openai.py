@@ -125,10 +125,14 @@ class OpenAiEngine:
 def _options(sampling: SamplingConfig) -> dict[str, Any]:
     """Request fields. What is not in OpenAI's own API is sent only where it is set; vLLM, SGLang and others know it."""
     extra = {"top_k": sampling.top_k, "min_p": sampling.min_p, "min_tokens": sampling.min_tokens}
+    if sampling.repetition_penalty != 1:
+        extra["repetition_penalty"] = sampling.repetition_penalty
     options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
     if sampling.stop:
         options["stop"] = list(sampling.stop)
-    set_extra = {name: value for name, value in extra.items() if value}
+    penalties = {"presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty}
+    options |= {name: value for name, value in penalties.items() if value}
+    set_extra = {**{name: value for name, value in extra.items() if value}, **sampling.extra}
     return {**options, "extra_body": set_extra} if set_extra else options
 
 

@@ -6,25 +6,35 @@ does not use offset"): the engine is seeded, and samples vary with the order in 
 rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
 """
 
+import asyncio
 import difflib
 import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from caco_ray.config import SamplingConfig, VllmModel
+from caco_ray.engines import memory
 from caco_ray.engines.base import Completion, EngineStats, Messages, Prompt, check_call, failed, malformed, sample_seed, too_long
 from caco_ray.engines.event_loop import EventLoop, run_all
-from caco_ray.engines.model_folder import check_model, model_id
+from caco_ray.engines.memory import check_cache, check_room
+from caco_ray.engines.model_folder import check_model, find_folder, model_id
 from caco_ray.engines.traffic import Traffic
+from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
-from caco_ray.errors import ConfigError, EngineError, ModelError
+from caco_ray.engines.vllm_steps import Steps, stat_logger
+from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
 
 _MAX_MESSAGE = 400
+_KILLED = re.compile(r"Failed core proc\(s\): \{.*: -(\d+)")
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt): ")  # the last line of a traceback
+
+
+Result = TypeVar("Result")
 
 
 class VllmEngine:
@@ -33,9 +43,11 @@ class VllmEngine:
 
         Raises:
             ConfigError: `vllm_args` holds what vLLM does not know.
-            ModelError: the folder cannot be served, or vLLM cannot load it.
+            ModelError: the folder cannot be served, vLLM cannot load it, or it does not fit: says what would.
+            EngineError: vLLM was killed while it started.
         """
         folder = check_model(model, path)
+        check_cache(model, folder)
         arguments = engine_arguments(model, str(folder), seed)
         self._model = model
         self._id = model_id(model, path)
@@ -44,9 +56,10 @@ class VllmEngine:
         self._died = False  # its log is then kept
         self._numbers = itertools.count()
         self._traffic = Traffic(2 * model.max_num_seqs)  # requests inside vLLM: enough to keep its batch full
-        self._llm: Any = self._load(arguments)
+        self._steps = Steps()
+        self._llm: Any = self._load(arguments, folder)
+        self._adapter = _adapter(model)
         self._tokenizer = self._llm.get_tokenizer()
-        self._special = set(self._tokenizer.all_special_tokens)
 
     @property
     def model_id(self) -> str:
@@ -65,12 +78,12 @@ class VllmEngine:
         check_call(prompts, n, seeds)
         if self._loop.closed:
             raise EngineError("the engine is closed")
-        params = self._params(sampling)
+        params = sampling_params(sampling, self._tokenizer)
         work = [self._serve(prompt, params, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]
-        return self._loop.run(run_all(work))
+        return self._loop.run(self._unless_stalled(run_all(work)))
 
     def stats(self) -> EngineStats:
-        return self._traffic.stats
+        return replace(self._traffic.stats, cache_queries=self._steps.cache_queries, cache_hits=self._steps.cache_hits)
 
     def close(self) -> None:
         """End vLLM's processes. A process of ours that is killed instead takes them with it (`vllm_child`)."""
@@ -83,18 +96,27 @@ class VllmEngine:
         if not self._died:
             shutil.rmtree(self._log, ignore_errors=True)
 
-    def _load(self, arguments: dict[str, Any]) -> Any:
+    def _load(self, arguments: dict[str, Any], folder: Path) -> Any:
         try:
             with environ(environment(self._model, self._log)):
-                return self._loop.run(_start(arguments))
+                check_room(self._model, folder, _device_bytes(self._model))
+                return self._loop.run(_start(arguments, self._steps))
         except (RuntimeError, ValueError, TypeError, OSError, ImportError, AssertionError, KeyError) as error:
             self._loop.close()
-            said = f"vLLM cannot load it: {self._cause(error)} (log: {self._log}/vllm.log)"
-            raise ModelError(f"{arguments['model']}: {said}") from error
+            raise self._load_error(error, folder) from error
         except BaseException:
             self._loop.close()
             shutil.rmtree(self._log, ignore_errors=True)
             raise
+
+    def _load_error(self, error: BaseException, folder: Path) -> CacoError:
+        said, log = self._cause(error), f"(log: {self._log}/vllm.log)"
+        killed = _KILLED.search(said)
+        if killed or any(sign.lower() in said.lower() for sign in memory.SIGNS):
+            said = f"{said}. It takes: {memory.describe(self._model, folder, _device_bytes(self._model))}"
+        if killed:  # from outside: another try may go well
+            return EngineError(f"{folder}: vLLM was killed by signal {killed.group(1)} while it started: {said} {log}")
+        return ModelError(f"{folder}: vLLM cannot load it: {said} {log}")
 
     def _cause(self, error: BaseException) -> str:
         """One line: what the exception says, or what stands in the log where it only points there."""
@@ -106,27 +128,18 @@ class VllmEngine:
             said = causes[0] if causes else said
         return said[:_MAX_MESSAGE] or type(error).__name__
 
-    def _params(self, sampling: SamplingConfig) -> Any:
-        from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.sampling_params import RequestOutputKind
-
-        # A special token never shows in the text, so that a stop string which is one has to be watched for as a token.
-        tokens = [stop for stop in sampling.stop if stop in self._special]
+    async def _unless_stalled(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Raises EngineError where the engine makes no step for `stall_timeout_s` although it has requests."""
+        limit, task = self._model.stall_timeout_s, asyncio.ensure_future(work)
         try:
-            return SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-                max_tokens=sampling.max_tokens,
-                min_tokens=sampling.min_tokens,
-                stop=[stop for stop in sampling.stop if stop not in self._special],
-                stop_token_ids=self._tokenizer.convert_tokens_to_ids(tokens),
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-        except (VLLMClientError, ValueError) as error:
-            raise ConfigError(f"sampling: vLLM refuses it: {error}") from error
+            while not (await asyncio.wait({task}, timeout=min(1.0, limit / 4)))[0]:
+                if self._traffic.stats.running and self._steps.quiet_s > limit:
+                    self._died = True
+                    said = f"made no step for {self._steps.quiet_s:.0f} s (stall_timeout_s={limit:g}) with requests to work on"
+                    raise EngineError(f"{self._model.path}: vLLM hangs: {said} (log: {self._log}/vllm.log)")
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _serve(self, prompt: Prompt, params: Any, n: int, seed: int | None) -> list[Completion]:
         problem = malformed(prompt)
@@ -162,8 +175,11 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         async with self._traffic.slot():
+            if self._traffic.stats.running == 1:
+                self._steps.touch()  # it had nothing to do until now
+            name = f"{next(self._numbers)}"
             try:
-                async for output in self._llm.generate(tokens_input(token_ids), params, f"{next(self._numbers)}"):
+                async for output in self._llm.generate(tokens_input(token_ids), params, name, lora_request=self._adapter):
                     reply = output.outputs[0]
                 return _completion(reply, len(token_ids))
             except EngineDeadError as error:
@@ -174,7 +190,7 @@ class VllmEngine:
                 return failure
 
 
-async def _start(arguments: dict[str, Any]) -> Any:
+async def _start(arguments: dict[str, Any], steps: Steps) -> Any:
     """On the loop, so that vLLM ties its tasks to it. Importing vLLM takes 10 s: nothing else imports it."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -184,7 +200,25 @@ async def _start(arguments: dict[str, Any]) -> Any:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(f"vllm_args.{name}: vLLM has no such engine argument" + (f"; did you mean {near[0]}?" if near else ""))
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[stat_logger(steps)])
+
+
+def _adapter(model: VllmModel) -> Any:
+    """vLLM's `LoRARequest`, or None."""
+    if model.lora is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(find_folder(model.lora, None)))
+
+
+def _device_bytes(model: VllmModel) -> int | None:
+    """Memory of one GPU, asked for without opening it; None on CPU."""
+    if not model.gpus:
+        return None
+    from vllm.platforms import current_platform
+
+    return int(current_platform.get_device_total_memory())
 
 
 def _completion(reply: Any, n_prompt_tokens: int) -> Completion:

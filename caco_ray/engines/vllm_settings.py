@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from caco_ray.config import VllmModel
+from caco_ray.engines.model_folder import MAX_LORA_RANK, adapter_rank
 from caco_ray.engines.vllm_child import ChildLog
 from caco_ray.errors import ConfigError
 
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_LORA_RANK)
 _MAX_SOCKET_FOLDER = 107 - len("/01234567-0123-0123-0123-0123456789ab")  # Linux allows a socket's path 107 bytes
 
 
@@ -35,6 +37,11 @@ def engine_arguments(model: VllmModel, folder: str, seed: int) -> dict[str, Any]
     if model.tensor_parallel * model.pipeline_parallel > 1:
         ours["distributed_executor_backend"] = "mp"  # inside the actor: no placement group that could leak (ray#64035)
     ours |= {"gpu_memory_utilization": model.gpu_memory_fraction} if model.gpus else {"kv_cache_memory_bytes": model.kv_cache_gb << 30}
+    if model.quantization:
+        ours["quantization"] = model.quantization
+    if model.lora:
+        rank = adapter_rank(model.lora)
+        ours |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(size for size in _LORA_RANKS if size >= rank)}
     taken = sorted(ours.keys() & model.vllm_args.keys())
     if taken:
         raise ConfigError(f"vllm_args.{taken[0]}: set by the model's own keys, not here")
@@ -47,6 +54,7 @@ def environment(model: VllmModel, log: Path) -> dict[str, str]:
         "TMPDIR": str(log),
         "VLLM_RPC_BASE_PATH": str(log) if len(str(log)) < _MAX_SOCKET_FOLDER else "/tmp",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(model.load_timeout_s),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_CONFIG_PATH": str(_logging_config(log)),
         "PYTHONWARNINGS": "ignore",

@@ -38,6 +38,8 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         ("quickstart", ["models.solve.path=run:other"], r"models\.solve\.path=run:other: a run trains run:codegen and run:student"),
         ("quickstart", ["model@models.evaluate=openai"], r"models\.evaluate\.engine=openai: cannot serve base and student in turn"),
         ("quickstart", ["run.dir=memory://run"], r"run\.dir=memory://run: train_codegen needs a folder that all nodes mount"),
+        ("fake", ["models.solve.max_model_len=2048"], r"solve\.sampling\.max_tokens=2048: leaves no room for a prompt in models\.solve"),
+        ("quickstart", ["models.judge.lora=/", "judge.enabled=true"], r"/: not a LoRA adapter"),
         ("fake", ["select.evaluation_paths=[/not/there.jsonl]"], r"/not/there\.jsonl: cannot be read"),
         ("fake", ["seeds.path=/not/there.jsonl"], r"/not/there\.jsonl: cannot be read"),
     ],

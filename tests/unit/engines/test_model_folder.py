@@ -132,3 +132,57 @@ def test_the_id_follows_the_weights_not_the_place(folder: Path, tmp_path_factory
     (copy / "model.safetensors").write_bytes(weights)
     assert model_id(run_model, str(copy)) != first
     assert model_id(VllmModel(path=str(folder)), str(folder)) == first.replace("run:codegen", folder.name)
+
+
+ADAPTER = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "peft_type": "LORA"}
+
+
+@pytest.fixture
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_an_adapter_is_part_of_the_model_s_name(folder: Path, adapter: Path) -> None:
+    check(folder, lora=str(adapter))
+    plain, adapted = (model_id(VllmModel(path=str(folder), lora=lora), str(folder)) for lora in (None, str(adapter)))
+    assert adapted.startswith(f"{plain}+{adapter.name}@")
+    (adapter / "adapter_model.safetensors").write_bytes(b"others!")
+    assert model_id(VllmModel(path=str(folder), lora=str(adapter)), str(folder)) != adapted
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_remove("adapter_config.json"), "not a LoRA adapter"),
+        (_remove("adapter_model.safetensors"), "not a LoRA adapter"),
+        (_write("adapter_config.json", json.dumps({**ADAPTER, "r": 1024})), "r=1024; vLLM serves ranks from 1 to 512"),
+        (_write("adapter_config.json", json.dumps({**ADAPTER, "bias": "all"})), "trains whole modules or biases"),
+    ],
+)
+def test_an_adapter_that_cannot_be_served_is_refused(folder: Path, adapter: Path, damage, said: str) -> None:
+    damage(adapter)
+    with pytest.raises(ModelError, match=said):
+        check(folder, lora=str(adapter))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "said"),
+    [
+        ({"model_type": "gemma2"}, {"dtype": "float16"}, "dtype=float16: .*gemma2.* overflows in it"),
+        ({"quantization_config": {"quant_method": "awq"}}, {"dtype": "float32", "gpus": 1}, "dtype=float32: kernels for quantised"),
+        ({"quantization_config": {"quant_method": "awq"}}, {"quantization": "gptq"}, "quantization=gptq: the weights in .* are awq"),
+    ],
+)
+def test_number_formats_that_do_not_go_together_are_refused(folder: Path, config: dict, changes: dict, said: str) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    check(folder)
+    with pytest.raises(ConfigError, match=said):
+        check(folder, **changes)
+
+
+def test_other_kernels_for_the_same_files_are_no_contradiction(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": {"quant_method": "awq"}}))
+    check(folder, quantization="awq_marlin", gpus=1)

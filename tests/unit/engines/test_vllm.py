@@ -15,6 +15,7 @@ import pytest
 
 from caco_ray.config import OpenAiModel, SamplingConfig, VllmModel
 from caco_ray.engines import Engine, build_engine
+from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.errors import ConfigError, ModelError
 
@@ -24,8 +25,53 @@ DEADLINE_S = 120
 
 
 def test_a_stop_string_that_is_a_special_token_stops_too(vllm_engine: Engine) -> None:
-    params = vllm_engine._params(SamplingConfig(temperature=0, stop=("<|im_end|>", "END")))  # type: ignore[attr-defined]
+    tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
+    params = sampling_params(SamplingConfig(temperature=0, stop=("<|im_end|>", "END")), tokenizer)
     assert (params.stop, params.stop_token_ids) == (["END"], [2])
+
+
+def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
+    tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
+    params = sampling_params(SamplingConfig(temperature=1, repetition_penalty=1.1, extra={"bad_words": ["x"]}), tokenizer)
+    assert (params.repetition_penalty, params.bad_words) == (1.1, ["x"])
+    for extra, said in (
+        ({"bad_wrds": ["x"]}, "extra.bad_wrds: .* did you mean bad_words"),
+        ({"top_p": 0.5}, "extra.top_p: set by a key of its own"),
+        ({"n": 2}, "extra.n: set by a key"),
+        ({"logit_bias": 7}, "vLLM refuses it"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            sampling_params(SamplingConfig(temperature=1, extra=extra), tokenizer)
+
+
+def test_a_shared_prompt_is_read_from_the_prefix_cache(vllm_engine: Engine) -> None:
+    before = vllm_engine.stats()
+    vllm_engine.generate(["word " * 100] * 4, GREEDY)
+    vllm_engine.generate(["word " * 100] * 4, GREEDY)
+    after = vllm_engine.stats()
+    assert after.cache_queries > before.cache_queries
+    assert 0 < after.cache_hits - before.cache_hits <= after.cache_queries - before.cache_queries
+
+
+def test_an_adapter_changes_what_is_written(smollm2: Path, small_vllm: SmallVllm, vllm_engine: Engine, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    sizes = json.loads((smollm2 / "config.json").read_text())
+    heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
+    torch.manual_seed(0)
+    name = "base_model.model.model.layers.0.self_attn.o_proj"
+    weights = {f"{name}.lora_A.weight": torch.randn(4, width), f"{name}.lora_B.weight": torch.randn(width, 4)}
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    config = {"r": 4, "lora_alpha": 4 * heads, "target_modules": ["o_proj"], "peft_type": "LORA", "bias": "none"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    engine = build_engine(small_vllm(lora=str(tmp_path)), path=str(smollm2), seed=0)
+    try:
+        assert engine.model_id.startswith(f"{vllm_engine.model_id}+{tmp_path.name}@")
+        prompt = ["The capital of France is"]
+        assert engine.generate(prompt, GREEDY)[0][0].text != vllm_engine.generate(prompt, GREEDY)[0][0].text
+    finally:
+        engine.close()
 
 
 def test_refuses_arguments_that_vllm_does_not_know(smollm2: Path, small_vllm: SmallVllm) -> None:
@@ -73,7 +119,7 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # A process of its own with an engine. It reports vLLM's processes, kills the engine core under a running call, and closes; on "stay" it
-# waits with a working engine instead.
+# waits with a working engine instead; on "freeze" the core stops without dying.
 OWNER = """
 import json, multiprocessing, os, signal, sys, threading, time
 from caco_ray.config import SamplingConfig, VllmModel
@@ -82,13 +128,28 @@ from caco_ray.errors import EngineError
 
 if __name__ == "__main__":
     path, what = sys.argv[1:]
-    model = VllmModel(path="embedded", max_model_len=256, max_num_seqs=8, enforce_eager=True)
+    stall_timeout_s = 2 if what == "freeze" else 600
+    model = VllmModel(path="embedded", max_model_len=256, max_num_seqs=8, enforce_eager=True, stall_timeout_s=stall_timeout_s)
+    if what == "die at load":
+        def kill_first_child():
+            while not (children := multiprocessing.active_children()):
+                time.sleep(0.05)
+            os.kill(children[0].pid, signal.SIGKILL)
+
+        threading.Thread(target=kill_first_child).start()
+        try:
+            build_engine(model, path=path, seed=0)
+        except EngineError as error:
+            print(json.dumps({"said": str(error)}), flush=True)
+        sys.exit()
     engine = build_engine(model, path=path, seed=0)
     cores = [child.pid for child in multiprocessing.active_children()]
     print(json.dumps({"cores": cores}), flush=True)
     if what == "stay":
         time.sleep(600)
-    threading.Timer(0.5, os.kill, (cores[0], signal.SIGKILL)).start()
+    if what == "freeze":
+        engine.generate(["Once upon a time"], SamplingConfig(temperature=1, max_tokens=2))
+    threading.Timer(0.5, os.kill, (cores[0], signal.SIGSTOP if what == "freeze" else signal.SIGKILL)).start()
     try:
         engine.generate(["Once upon a time"] * 64, SamplingConfig(temperature=1, max_tokens=200, min_tokens=200))
         said = None
@@ -129,6 +190,24 @@ def test_a_dead_engine_is_an_engine_error_and_closes_without_noise(smollm2: Path
     assert log.is_file()
     assert "EngineDeadError" not in err and "Traceback" not in err and "leaked" not in err
     assert not [line for line in (out + err).splitlines() if "INFO" in line or "ERROR" in line]
+
+
+def test_an_engine_that_hangs_is_an_engine_error_and_is_ended(smollm2: Path, tmp_path: Path) -> None:
+    owner = _owner(smollm2, "freeze", tmp_path)
+    out, err = owner.communicate(timeout=DEADLINE_S)
+    first, last = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert owner.returncode == 0, err
+    assert last["said"].startswith("embedded: vLLM hangs: made no step for") and last["left"] == []
+    assert not _is_alive(first["cores"][0])
+
+
+def test_a_core_that_is_killed_while_it_starts_is_an_engine_error(smollm2: Path, tmp_path: Path) -> None:
+    """What the kernel does to a process that takes too much memory: the numbers are said, and another try may go well."""
+    owner = _owner(smollm2, "die at load", tmp_path)
+    out, err = owner.communicate(timeout=DEADLINE_S)
+    assert owner.returncode == 0, err
+    (last,) = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert "vLLM was killed by signal 9 while it started" in last["said"] and "GiB of memory are free" in last["said"]
 
 
 def test_vllm_dies_with_a_killed_owner(smollm2: Path, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What vLLM's scheduler tells after each of its steps: that it lives, and how often its prefix cache helps."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Steps:
+    """Written by vLLM on the engine's event loop; other threads may read it."""
+
+    def __init__(self) -> None:
+        self.cache_queries = 0  # prompt tokens that were looked up in the prefix cache
+        self.cache_hits = 0  # of these, found there
+        self._last = time.monotonic()
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last step, or since work was first there to be done."""
+        return time.monotonic() - self._last
+
+    def touch(self) -> None:
+        self._last = time.monotonic()
+
+    def record(self, scheduler: Any) -> None:
+        """`scheduler`: vLLM's `SchedulerStats` of one step, or None."""
+        self.touch()
+        if scheduler is not None:
+            self.cache_queries += scheduler.prefix_cache_stats.queries
+            self.cache_hits += scheduler.prefix_cache_stats.hits
+
+
+def stat_logger(steps: Steps) -> Callable[[Any, int], Any]:
+    """A factory as `AsyncLLM(stat_loggers=[...])` takes it (imports vLLM)."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
+            steps.record(scheduler_stats)
+
+        def log_engine_initialized(self) -> None: ...
+
+    return StepLogger
