@@ -8,13 +8,15 @@ was changed. Over all shards: no id appears twice, and every id that a row names
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from caco_ray.config import Config
-from caco_ray.errors import RunDirError, StageContractError
+from caco_ray.errors import CacoError, RunDirError, StageContractError
+from caco_ray.jsonl import json_lines, json_name
 from caco_ray.ledger import Cost, Step, cost_of, target_of
 from caco_ray.schema import row_id
 from caco_ray.source import Source
@@ -82,7 +84,7 @@ def audit(steps: list[Step], config: Config | None) -> Audit:
         opened.append((step, dataset))
     buckets = 1 + sum(dataset.totals.rows for _, dataset in opened) // _IDS_PER_BUCKET
     parts, ids = _start(opened, buckets)
-    done = [(label, ray.get(part)) for label, part in parts]
+    done = [(label, result_of(part)) for label, part in parts]
     for _, part in done:
         faults += part.faults
     faults += check_ids(ids)
@@ -100,7 +102,19 @@ def check_ids(buckets: list[list[ray.ObjectRef]]) -> Iterator[Fault]:
     """Faults in tables of `IDS`, each bucket in a task of its own."""
     task = ray.remote(num_cpus=0.5)(ids_faults)
     for found in [task.remote(*tables) for tables in buckets]:
-        yield from ray.get(found)
+        yield from result_of(found)
+
+
+def result_of(reference: ray.ObjectRef) -> Any:
+    """What a task returned.
+
+    Raises:
+        CacoError: what it raised.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, CacoError) else error) from None
 
 
 def ids_faults(*tables: pa.Table) -> list[Fault]:
@@ -174,6 +188,7 @@ def _check_shards(step: Step, shards: range, buckets: int) -> tuple[object, ...]
             continue
         faults += [*_counts(where, dataset, shard, table), *_lineage(where, step, dataset.entries[shard].totals, shard, table)]
         cost += cost_of(step.stage, table)
+        faults += _json_lines(where, step, shard, table)
         ids.append(_ids(step, table))
     parts = split_ids(pa.concat_tables(ids), buckets)
     return _Part(faults, sum(dataset.entries[shard].totals.rows for shard in shards), cost), *parts
@@ -190,6 +205,12 @@ def ids_table(ids: pa.ChunkedArray, scope: str, where: str, *, named: bool) -> p
     """A table of `IDS`."""
     count = len(ids)
     return pa.table([ids, [scope] * count, [where] * count, [named] * count], schema=IDS)
+
+
+def _json_lines(where: str, step: Step, shard: int, table: pa.Table) -> Iterator[Fault]:
+    """The same rows again, for readers without Parquet: no manifest names these files."""
+    if step.stage == "assemble" and step.folder.exists(json_name(shard)) and step.folder.read(json_name(shard)) != json_lines(table):
+        yield Fault("file", where, f"{step.folder}/{json_name(shard)}: not the rows of the Parquet file")
 
 
 def _counts(where: str, dataset: Dataset, shard: int, table: pa.Table) -> Iterator[Fault]:

@@ -2,13 +2,22 @@
 
 import json
 
+import pyarrow as pa
+
 from caco_ray.store import Dataset
 
 
 def export_json_lines(dataset: Dataset) -> None:
     """Write `jsonl/part-*.jsonl` into the data set's folder, one shard in memory at a time."""
     for entry in dataset.entries:
-        rows = dataset.read(entry.shard).to_pylist()
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if lines:
-            dataset.folder.write(f"jsonl/part-{entry.shard:06d}.jsonl", lines.encode())
+        if lines := json_lines(dataset.read(entry.shard)):
+            dataset.folder.write(json_name(entry.shard), lines)
+
+
+def json_lines(table: pa.Table) -> bytes:
+    """One object a row, UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()
+
+
+def json_name(shard: int) -> str:
+    return f"jsonl/part-{shard:06d}.jsonl"

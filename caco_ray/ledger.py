@@ -100,14 +100,17 @@ def target_of(config: Config) -> Target | None:
 
 def steps(run: Folder, config: Config) -> Iterator[Step]:
     """The closed data sets of a run, in the order of the loop."""
-    for stage in STAGES:
-        if stage == "evaluate":
-            folders = {f"evaluate {model}": run / FOLDERS[stage] / model for model in config.evaluate.models}
-        else:
-            folders = {stage: run / FOLDERS[stage]} if stage == "seeds" or _has_rows(stage, config) else {}
-        for label, folder in folders.items():
-            if is_closed(folder):
-                yield Step(label, stage, folder, _closed_source(stage, config, run))
+    folders = {(stage, stage): run / FOLDERS[stage] for stage in stages_with_rows(config)}
+    folders |= {(f"evaluate {model}", "evaluate"): run / FOLDERS["evaluate"] / model for model in config.evaluate.models}
+    for (label, stage), folder in folders.items():
+        if is_closed(folder):
+            yield Step(label, stage, folder, _closed_source(stage, config, run))
+
+
+def stages_with_rows(config: Config) -> tuple[str, ...]:
+    """The stages from the seeds to the shipped rows."""
+    without = {"train_codegen", "train_student", "evaluate", "report"} | (set() if config.judge.enabled else {"judge"})
+    return tuple(stage for stage in STAGES if stage not in without)
 
 
 def cost_columns(stage: str) -> dict[str, list[str]]:
@@ -135,10 +138,6 @@ def lineage(step: Step, parent: Step, shard: int) -> pa.Table:
     parents = Dataset(parent.folder).read(shard)
     parents = parents.rename_columns([f"parent.{name}" for name in parents.schema.names])
     return rows.join(parents, "parent_id", "parent.row_id", join_type="left outer")
-
-
-def _has_rows(stage: str, config: Config) -> bool:
-    return stage not in ("train_codegen", "train_student", "report") and (stage != "judge" or config.judge.enabled)
 
 
 def _closed_source(stage: str, config: Config, run: Folder) -> Source | None:

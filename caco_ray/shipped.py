@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from caco_ray.audit import Fault, ids_table
+from caco_ray.audit import Fault, ids_table, result_of
 from caco_ray.errors import RunDirError
 from caco_ray.schema import SHIPPED
 from caco_ray.store import Dataset, Folder
@@ -65,10 +65,7 @@ def survey(dataset: str) -> Survey:
         raise RunDirError(f"dataset={dataset}: no Parquet files there")
     task = ray.remote(num_cpus=0.5, num_returns=2)(_survey_files)
     started = [task.remote(dataset, names[first : first + _FILES_PER_TASK]) for first in range(0, len(names), _FILES_PER_TASK)]
-    try:
-        files = [file for listed, _ in started for file in ray.get(listed)]
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, RunDirError) else error) from None
+    files = [file for listed, _ in started for file in result_of(listed)]
     digest = hashlib.sha256("".join(f"{name}\x1f{file.sha256}\x1e" for name, file in zip(names, files, strict=True)).encode())
     return Survey(
         slices=tuple(part for file in files for part in file.slices),

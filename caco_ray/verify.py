@@ -10,26 +10,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 from rich.console import Console
 
+from caco_ray import reexecute
+from caco_ray.audit import Audit, audit, check_ids
 from caco_ray.cluster import connected
 from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict
 from caco_ray.errors import ConfigError
-from caco_ray.ledger import Step, read_config, source_of, steps
+from caco_ray.ledger import Step, read_config, source_of, stages_with_rows, steps
 from caco_ray.progress import StageBar
 from caco_ray.run import FOLDERS
-from caco_ray.store import Folder, ShardEntry, Totals
+from caco_ray.shipped import Survey, survey
+from caco_ray.store import Dataset, Folder, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
 
-if TYPE_CHECKING:
-    from caco_ray.audit import Audit
-    from caco_ray.shipped import Survey
-
 STATE = "verification"  # folder in a run
-_LOOP = ("seeds", "unify", "scale", "select", "reverse", "solve", "assemble")
 _NO_RUN = "no run beside the data set (give run=/path/of/run)"
 
 
@@ -90,14 +87,11 @@ def verify(config: VerifyConfig, console: Console) -> Verification:
     run = find_run(config)
     made_by = read_config(run) if run is not None else None
     with connected(config.cluster):
-        from caco_ray.audit import audit
-        from caco_ray.shipped import survey
-
         found = survey(config.dataset)
         audited = audit(_steps(config, run, made_by), made_by)
         faults = [*map(str, audited.faults), *map(str, _faults_of_files(config, found))]
         mismatches, totals = _execute(config, run, made_by, found, console) if config.fraction else ((), None)
-    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, run, audited), _checked(audited), mismatches, totals)
+    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, made_by, audited), _checked(audited), mismatches, totals)
 
 
 def find_run(config: VerifyConfig) -> Folder | None:
@@ -118,19 +112,15 @@ def _steps(config: VerifyConfig, run: Folder | None, made_by: Config | None) -> 
     return [*audited, Step("assemble", "assemble", shipped, source)] if is_closed(shipped) else audited
 
 
-def _faults_of_files(config: VerifyConfig, found: "Survey") -> Iterator[object]:
-    from caco_ray.audit import check_ids
-
+def _faults_of_files(config: VerifyConfig, found: Survey) -> Iterator[object]:
     if not is_closed(Folder(config.dataset)):  # else the audit has looked at files and ids
         yield from found.unread
         yield from check_ids([list(found.ids)])
 
 
 def _execute(
-    config: VerifyConfig, run: Folder | None, made_by: Config | None, found: "Survey", console: Console
+    config: VerifyConfig, run: Folder | None, made_by: Config | None, found: Survey, console: Console
 ) -> tuple[tuple[Mismatch, ...], Totals]:
-    from caco_ray import reexecute
-
     sandbox = config.sandbox or (made_by.sandbox if made_by else SandboxConfig())
     source = reexecute.ShippedRows(config.dataset, found.slices, config.fraction, config.seed)
     with _state(config, run) as folder, StageBar(console, "verify", source.expected_rows, "rows") as bar:
@@ -139,15 +129,17 @@ def _execute(
             bar.advance(entry.totals.rows)
 
         verified = reexecute.run(reexecute.open_stage(folder, source, found.digest, sandbox), on_shard)
-        return tuple(_mismatches(verified.rows(kept_only=False))), verified.totals
+        return tuple(_mismatches(verified)), verified.totals
 
 
-def _mismatches(rows: Iterator[dict[str, str | None]]) -> Iterator[Mismatch]:
-    for row in rows:
-        if row["infra_error"] is not None:
-            yield Mismatch(str(row["parent_id"]), row["infra_error"], infra=True)
-        elif row["reject_reason"] is not None:
-            yield Mismatch(str(row["parent_id"]), row["reject_reason"])
+def _mismatches(verified: Dataset) -> Iterator[Mismatch]:
+    for entry in verified.entries:
+        rows = verified.read(entry.shard, kept_only=False).to_pylist() if entry.totals.kept < entry.totals.rows else []
+        for row in rows:
+            if row["infra_error"] is not None:
+                yield Mismatch(row["parent_id"], row["infra_error"], infra=True)
+            elif row["reject_reason"] is not None:
+                yield Mismatch(row["parent_id"], row["reject_reason"])
 
 
 @contextmanager
@@ -161,23 +153,23 @@ def _state(config: VerifyConfig, run: Folder | None) -> Iterator[Folder]:
         yield Folder(folder)
 
 
-def _checked(audited: "Audit") -> tuple[str, ...]:
+def _checked(audited: Audit) -> tuple[str, ...]:
     if not audited.rows:
         return ("ids of all rows are compared",)
     stages = ", ".join(f"{label} {rows:,}" for label, rows in audited.rows.items())
     return (f"{audited.shards:,} shards of {len(audited.rows)} data sets (rows: {stages})", f"what these rows cost: {audited.cost}")
 
 
-def _unchecked(config: VerifyConfig, run: Folder | None, audited: "Audit") -> tuple[str, ...]:
+def _unchecked(config: VerifyConfig, made_by: Config | None, audited: Audit) -> tuple[str, ...]:
     found = list(audited.unchecked)
     if not is_closed(Folder(config.dataset)):
         found.append("hashes and counts of the shipped files: no manifest (_SUCCESS) in the data set")
-    if run is None:
+    if made_by is None:
         found.append(f"conservation and lineage over the stages, costs: {_NO_RUN}")
     else:
-        found += [f"{label}: not there, or not complete" for label in _LOOP if label not in audited.rows]
+        found += [f"{label}: not there, or not complete" for label in stages_with_rows(made_by) if label not in audited.rows]
     if config.fraction < 1:
         found.append(f"the output of the rows that fraction={config.fraction:g} left out")
-    if config.state is None and run is None and config.fraction:
+    if config.state is None and made_by is None and config.fraction:
         found.append("(a killed verification begins anew: give state=/path to go on with it)")
     return tuple(found)

@@ -14,6 +14,7 @@ from rich.console import Console
 from caco_ray import reexecute
 from caco_ray.config import ConfigError, SandboxConfig, validate
 from caco_ray.errors import RunDirError
+from caco_ray.jsonl import export_json_lines
 from caco_ray.schema import Row
 from caco_ray.shipped import SLICE_ROWS, survey
 from caco_ray.store import Dataset, Folder
@@ -86,6 +87,15 @@ def test_damaged_and_missing_files_are_named_and_the_rest_is_checked(run: Path, 
     assert "reverse shard 0: file: " in found and "damaged" in found
     assert "reverse shard 1: file: " in found and "missing" in found
     assert "seeds shard 0: lineage" in found
+
+
+def test_json_lines_beside_the_parquet_are_compared_with_it(run: Path) -> None:
+    dataset = Dataset(Folder(str(run / "dataset")))
+    export_json_lines(dataset)
+    assert audit(run) == ""
+    file = run / "dataset" / "jsonl" / "part-000001.jsonl"
+    file.write_text(file.read_text().replace('"answer": "', '"answer": "1', 1))
+    assert "assemble shard 1: file: " in audit(run) and "not the rows of the Parquet file" in audit(run)
 
 
 def test_a_copied_folder_is_checked_as_far_as_that_goes(run: Path, tmp_path: Path) -> None:
