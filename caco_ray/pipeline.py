@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain, islice
 
 from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
@@ -32,6 +33,7 @@ from caco_ray.stage import Operator
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
+from caco_ray.stages.solve_in_turn import SolveInTurn
 from caco_ray.store import Dataset, DatasetWriter, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
@@ -147,7 +149,7 @@ def scale(run: Run) -> str:
 
 
 def select_programs(run: Run) -> str:
-    """Duplicates of earlier programs and of seeds (held-out ones too), and programs that share an n-gram with evaluation problems, marked."""
+    """Duplicates of earlier programs and of seeds, held-out ones too, and programs that share an n-gram with evaluation problems."""
     run.connect()
     from caco_ray.duplicates import find_duplicates
 
@@ -176,10 +178,10 @@ def reverse_programs(run: Run) -> str:
 def solve(run: Run) -> str:
     """A language solution of each question, from the question alone; kept where its answer is the executed one."""
     config = run.config
-    operators = (
-        model(run, "solve", config.models.solve, config.solve.sampling, config.scale.shard_rows),
-        actor("agreement", agreement.Agreement),
-    )
+    solver = model(run, "solve", config.models.solve, config.solve.sampling, config.scale.shard_rows)
+    grade = partial(agreement.Agreement, samples=config.solve.samples)
+    in_turn = replace(solver, make=partial(SolveInTurn, solver.make, grade))
+    operators = (in_turn,) if config.solve.stop_when_agreed else (solver, actor("agreement", grade))
     return _counts(run.run_stage("solve", source_of("solve", config, run.folder), SOLUTION, operators))
 
 
