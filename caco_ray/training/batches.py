@@ -41,13 +41,15 @@ def packed_batch(file: TokenFile, examples: list[int], device: str) -> Batch:
     sequences = [file[index] for index in examples] or [(np.zeros(1, np.int32), np.zeros(1, bool))]
     lengths = [len(ids) for ids, _ in sequences]
     input_ids = np.concatenate([ids for ids, _ in sequences]).astype(np.int64)[None]
-    learn = np.concatenate([np.r_[False, flags[1:]] for _, flags in sequences])[None]
-    ends = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int32, device=device)
+    learn = np.concatenate([flags for _, flags in sequences])[None]
+    ends = np.cumsum([0, *lengths])
+    learn[0, ends[:-1]] = False
+    boundaries = torch.tensor(ends, dtype=torch.int32, device=device)
     inputs = {
         "input_ids": torch.from_numpy(input_ids).to(device),
         "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])[None]).to(device),
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
     }

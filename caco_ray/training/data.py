@@ -172,19 +172,25 @@ class TokenFile:
     """Random access to `tokens.arrow` without loading it. The arrays have one entry per example."""
 
     def __init__(self, path: str) -> None:
-        self._table = pa.ipc.open_file(pa.memory_map(path)).read_all()
-        self.lengths: np.ndarray = pc.list_value_length(self._table["input_ids"]).to_numpy()
-        self.learned: np.ndarray = self._table["learned"].to_numpy()
-        self.sources: np.ndarray = self._table["source"].to_numpy()
-        self.heldout: np.ndarray = self._table["heldout"].to_numpy()
+        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        self.lengths: np.ndarray = pc.list_value_length(table["input_ids"]).to_numpy()
+        self.learned: np.ndarray = table["learned"].to_numpy()
+        self.sources: np.ndarray = table["source"].to_numpy()
+        self.heldout: np.ndarray = table["heldout"].to_numpy()
+        self._batches = table.to_batches()  # looked up here: the access of a chunked column takes longer the more chunks there are
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (int32) and learn flags (bool) of one example."""
-        ids = self._table["input_ids"][index].values.to_numpy()
-        return ids, self._table["learn"][index].values.to_numpy(zero_copy_only=False)
+        ids, learn = self._value(index, "input_ids").values, self._value(index, "learn").values
+        return ids.to_numpy(), learn.to_numpy(zero_copy_only=False)
 
     def row_ids(self, indices: list[int]) -> list[str]:
-        return [self._table["row_id"][index].as_py() for index in indices]
+        return [self._value(index, "row_id").as_py() for index in indices]
+
+    def _value(self, index: int, column: str) -> Any:
+        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._batches[batch].column(column)[index - int(self._starts[batch])]

@@ -9,7 +9,7 @@ parameters on one GPU, with sequences of many lengths, packed to 4,096 tokens a 
 
 The last line is JSON: `throughput_ratio` (ours over bare), `packed_ratio` (packed over bare), `packing_efficiency` (useful tokens over the
 tokens that 8 ranks of the paper's student config would have time for, on the seeds' lengths), `by_length_efficiency` (the same, padded),
-`tokens_per_s` (ours), `rows_ratio` (the loop's own time for a step among 300,000 rows, over that among 3,000), and on a GPU whose peak is
+`tokens_per_s` (ours), `rows_ratio` (the loop's own CPU time for a step among 300,000 rows, over that among 3,000), and on a GPU whose peak is
 known `mfu` (of packed). Other work on the machine spoils all but the efficiencies.
 """
 
@@ -161,17 +161,17 @@ def efficiency(file: TokenFile, batching: str) -> float:
 
 
 def own_seconds(tokens: Path) -> float:
-    """Of a step, without the model: shuffle (spread over the epoch), plan, share, tensors."""
+    """CPU time of a step without the model: shuffle (spread over the epoch), plan, share, tensors."""
     file, training = TokenFile(str(tokens)), settings(False, batching="packed", batch_rows=128)
     plan = StepPlan(file.lengths, training)
-    started = time.perf_counter()
+    started = time.process_time()
     plan[0]
-    shuffle, steps = time.perf_counter() - started, min(100, plan.steps_per_epoch)
-    started = time.perf_counter()
+    shuffle, steps = time.process_time() - started, min(100, plan.steps_per_epoch)
+    started = time.process_time()
     for step in range(steps):
         for members in make_share(plan[step], file.lengths, training, 1, 0).passes:
             packed_batch(file, members, "cpu")
-    return shuffle / plan.steps_per_epoch + (time.perf_counter() - started) / steps
+    return shuffle / plan.steps_per_epoch + (time.process_time() - started) / steps
 
 
 def main() -> None:
