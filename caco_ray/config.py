@@ -286,6 +286,12 @@ class SolveConfig(Strict):
     samples: PositiveInt = 1  # solutions per question
     stop_when_agreed: bool = False
 
+    @model_validator(mode="after")
+    def _something_to_stop(self) -> "SolveConfig":
+        if self.stop_when_agreed and self.samples == 1:
+            raise ValueError("stop_when_agreed needs samples 2 or more")
+        return self
+
 
 class JudgeConfig(Strict):
     enabled: bool

@@ -9,18 +9,28 @@ from caco_ray.prompts import Role
 from caco_ray.quarantine import TableFunction
 from caco_ray.run import Run
 from caco_ray.stage import Operator
+from caco_ray.stages.agreement import Agreement
 from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
+from caco_ray.stages.solve_in_turn import SolveInTurn
 
 _MAX_SHARDS_IN_FLIGHT = 8
-_INTERPRETERS_MB = 200  # of one sandbox worker: light and science interpreters for two hash seeds
+_INTERPRETERS_MB = 256  # of one sandbox worker: light and science interpreters for two hash seeds, 210 MB on x86-64
 
 
 def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
     """A pool of engines. Enough shards are in flight in each that its batch stays full while the last rows of one shard finish."""
-    calls = min(max(2 * _requests_at_once(config) // shard_rows, 2), _MAX_SHARDS_IN_FLIGHT)
-    make = partial(Generate, role, config, run.model_path(config), sampling, run.config.seed)
-    return Operator(f"{role}_model", make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
+    return _model(f"{role}_model", _generate(run, role, config, sampling), config, shard_rows)
+
+
+def solvers(run: Run) -> tuple[Operator, ...]:
+    """Solutions and whether they agree: in two operators, or in one that stops drawing where one has agreed."""
+    config = run.config
+    ask = _generate(run, "solve", config.models.solve, config.solve.sampling)
+    grade = partial(Agreement, samples=config.solve.samples)
+    if config.solve.stop_when_agreed:
+        return (_model("solve_in_turn", partial(SolveInTurn, ask, grade), config.models.solve, config.scale.shard_rows),)
+    return _model("solve_model", ask, config.models.solve, config.scale.shard_rows), actor("agreement", grade)
 
 
 def executor(sandbox: SandboxConfig, check_determinism: bool) -> Operator:
@@ -38,6 +48,15 @@ def task(name: str, function: Callable[..., Any], *arguments: Any) -> Operator:
 def actor(name: str, make: Callable[[], TableFunction]) -> Operator:
     """A class that owns something small (a grader) in one actor, which claims no core: beside a model its work does not count."""
     return Operator(name, make, actors=1)
+
+
+def _generate(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig) -> Callable[[], Generate]:
+    return partial(Generate, role, config, run.model_path(config), sampling, run.config.seed)
+
+
+def _model(name: str, make: Callable[[], TableFunction], config: ModelConfig, shard_rows: int) -> Operator:
+    calls = min(max(2 * _requests_at_once(config) // shard_rows, 2), _MAX_SHARDS_IN_FLIGHT)
+    return Operator(name, make, cpus=config.cpus, gpus=config.gpus, actors=config.replicas, calls=calls)
 
 
 def _requests_at_once(config: ModelConfig) -> int:

@@ -10,8 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from itertools import chain, islice
 
 from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
@@ -19,7 +18,7 @@ from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
 from caco_ray.ledger import source_of, target_of
-from caco_ray.operators import actor, executor, model, task
+from caco_ray.operators import actor, executor, model, solvers, task
 from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
 from caco_ray.repair import repair, settle
@@ -33,7 +32,6 @@ from caco_ray.stage import Operator
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
-from caco_ray.stages.solve_in_turn import SolveInTurn
 from caco_ray.store import Dataset, DatasetWriter, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
@@ -178,11 +176,7 @@ def reverse_programs(run: Run) -> str:
 def solve(run: Run) -> str:
     """A language solution of each question, from the question alone; kept where its answer is the executed one."""
     config = run.config
-    solver = model(run, "solve", config.models.solve, config.solve.sampling, config.scale.shard_rows)
-    grade = partial(agreement.Agreement, samples=config.solve.samples)
-    in_turn = replace(solver, make=partial(SolveInTurn, solver.make, grade))
-    operators = (in_turn,) if config.solve.stop_when_agreed else (solver, actor("agreement", grade))
-    return _counts(run.run_stage("solve", source_of("solve", config, run.folder), SOLUTION, operators))
+    return _counts(run.run_stage("solve", source_of("solve", config, run.folder), SOLUTION, solvers(run)))
 
 
 def judge(run: Run) -> str:

@@ -55,6 +55,7 @@ REASONS: dict[str, str] = {
     "question_misses_values": "a value of `input` is not stated in the question",
     "not_a_question": "the text asks nothing",
     # the solution
+    "solved_already": "an earlier solution of the problem agreed, so this one was not drawn (`solve.stop_when_agreed`)",
     "answer_disagrees": "the language answer is not the executed answer",
     "judge_unparsable": "the judge gave no verdict",
     "judge_says_no": "the judge says that the solution does not follow the program",
@@ -111,11 +112,17 @@ _SEED_TEXT = [
 _PROGRAM = [*_CODE, pa.field("sample_index", pa.int64()), *_generation("sample"), *_EXECUTION]
 _SELECTED = [*_PROGRAM, pa.field("program_id", pa.string()), pa.field("duplicate_of", pa.string())]
 _PROBLEM = [*_SELECTED, pa.field("question", pa.string()), pa.field("question_style", pa.string()), *_generation("reverse")]
+_VOTE = [
+    pa.field("solve_samples", pa.int32()),  # solutions of the problem that were drawn
+    pa.field("solve_pass_rate", pa.float64()),  # share of them that agreed
+    pa.field("solve_majority", pa.string()),  # the answer that most of them give
+]
 _SOLUTION = [
     *_PROBLEM,
     pa.field("problem_id", pa.string()),
     pa.field("solution", pa.string()),
     pa.field("language_answer", pa.string()),
+    *_VOTE,
     *_generation("solve"),
 ]
 _JUDGED = [*_SOLUTION, pa.field("solution_id", pa.string()), pa.field("judgement", pa.string()), *_generation("judge")]
@@ -143,6 +150,7 @@ SHIPPED = pa.schema(
         pa.field("input_json", pa.string()),
         pa.field("output_json", pa.string()),
         pa.field("language_answer", pa.string()),
+        *_VOTE,
         pa.field("question_style", pa.string()),
         *[pa.field(f"{role}_{what}", pa.string()) for role in ("sample", "reverse", "solve", "judge") for what in ("model", "prompt")],
         pa.field("sandbox_level", pa.string()),

@@ -36,6 +36,9 @@ COLUMNS: dict[str, str] = {
     "input_json": "the program's `input` as it was first assigned, as JSON that keeps the exact types",
     "output_json": "the program's `output`, as JSON that keeps the exact types",
     "language_answer": "the final answer as the solution states it",
+    "solve_samples": "solutions of this problem that were drawn",
+    "solve_pass_rate": "share of them whose answer agreed",
+    "solve_majority": "the answer that most of them state",
     "question_style": "the style that was asked of the question",
     "sandbox_level": "isolation in which the program was proved",
 }

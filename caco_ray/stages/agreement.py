@@ -9,6 +9,7 @@ import pyarrow as pa
 from caco_ray.errors import StageContractError
 from caco_ray.grading import Algebra, ExecutedAnswer, Verdict, answers_agree, answers_equal, final_answer, stated_answers
 from caco_ray.schema import Row, live, reject, to_table
+from caco_ray.stages.vote import record_votes
 
 UNDECIDED = "grading: the algebra system gave no verdict on {answer!r} within its limits, twice"
 
@@ -37,8 +38,22 @@ class Agreement(_Grading):
     """Solutions: fills `language_answer` from `solution`; it must agree with the executed answer.
 
     Every final answer that the solution states must agree, not only the last: a solution that says 5 and then 7 proves neither.
-    Reasons: `no_final_answer`, `answer_disagrees`.
+    Reasons: `no_final_answer`, `answer_disagrees`. Then the solutions of one problem are counted together (`vote`).
     """
+
+    def __init__(self, cpu_s: int = 5, samples: int = 1) -> None:
+        """`samples`: solutions of each problem."""
+        super().__init__(cpu_s)
+        self._samples = samples
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = super().__call__(table).to_pylist()
+        self.vote(rows)
+        return to_table(rows, table.schema)
+
+    def vote(self, rows: list[Row]) -> None:
+        """Fill the columns of `vote` in graded rows."""
+        record_votes(rows, self._samples, lambda one, other: answers_equal(one, other, self._algebra) is Verdict.AGREE)
 
     def _grade(self, row: Row) -> None:
         stated = stated_answers(row["solution"] or "")

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from caco_ray.config import ModelConfig, SamplingConfig
 from caco_ray.engines import build_engine
-from caco_ray.engines.base import Completion
+from caco_ray.engines.base import Completion, EngineStats
 from caco_ray.prompts import STOPS, Role, prompt_name, render
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import judge, reverse, sample, solve, unify
@@ -76,6 +76,9 @@ class Generate:
                 self._fill(row, completion)
             self._charge(asked, call.seconds)
         return to_table(rows, table.schema)
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
 
     def close(self) -> None:
         self._engine.close()

@@ -63,6 +63,7 @@ def test_what_is_made_already_binds_all_later_stages(config: Callable[..., Confi
 @pytest.mark.parametrize(
     ("stage", "override"),
     [
+        ("solve", "solve.samples=2"),
         ("unify", "filters.min_effective_lines=9"),
         ("scale", "sampling.temperature=0.1"),
         ("evaluate", "evaluate.sampling.max_tokens=9"),

@@ -56,7 +56,7 @@ def test_exact_types_of_the_output_count(agreement):
         SOLUTION,
         _solution(r"\boxed{0.33}", '{"$fraction":[1,3]}'),
         _solution(r"\boxed{0.33}", "0.3333333333333333"),
-        _solution(r"\boxed{2, 1}", "[1, 2]"),
+        _solution(r"\boxed{2, 1}", "[1,2]"),
         _solution(r"\boxed{2, 1}", '{"$set":[1,2]}'),
     )
     assert agreement(table)["reject_reason"].to_pylist() == ["answer_disagrees", None, "answer_disagrees", None]
@@ -65,6 +65,23 @@ def test_exact_types_of_the_output_count(agreement):
 def test_a_live_row_without_an_output_is_a_bug_not_a_wrong_answer(agreement):
     with pytest.raises(StageContractError, match="output_json"):
         agreement(_table(SOLUTION, _solution(r"\boxed{12}", None)))
+
+
+def _votes(rows):
+    return [(row["solve_samples"], row["solve_pass_rate"], row["solve_majority"]) for row in rows]
+
+
+def test_solutions_of_a_problem_are_counted_together():
+    operator = Agreement(cpu_s=1, samples=4)
+    problem = [{**_solution(text), "parent_id": "p"} for text in (r"\boxed{13}", r"\boxed{12}", r"\boxed{12.0}", "None.")]
+    other = [{**_solution(rf"\boxed{{{answer}}}"), "parent_id": "q"} for answer in (7, 8, 8, 12)]
+    other[3] |= {"infra_error": "engine: gone"}
+    part = [{**_solution(r"\boxed{12}"), "parent_id": "r"}]
+    rows = operator(_table(SOLUTION, *problem, *other, *part)).to_pylist()
+    operator.close()
+    assert _votes(rows[:4]) == [(4, 0.5, "12")] * 4
+    assert _votes(rows[4:8]) == [(3, 0.0, "8")] * 4
+    assert _votes(rows[8:]) == [(None, None, None)]
 
 
 def test_an_empty_table_passes(agreement):
@@ -78,7 +95,7 @@ def test_programs_are_matched_with_known_answers():
         ("We add.\n#### 12", "12"),
         (r"so \boxed{\frac{1}{3}}", '{"$fraction":[1,3]}'),
         ("13", "12"),
-        ("[1, 2]", "[2, 1]"),
+        ("[1, 2]", "[2,1]"),
         ("Ann", '"Ann"'),
     ]
     table = _table(CODE_COT, *({"answer": answer, "output_json": output} for answer, output in known))

@@ -1,0 +1,43 @@
+"""Several solutions of one problem: how many agree with the program, and which answer most of them give.
+
+`solve_samples`     solutions that were drawn; those that the machinery failed do not count, those that were cut short do
+`solve_pass_rate`   the share of them that was kept
+`solve_majority`    the answer that most of them end with; of two with as many, the one that was given first
+
+The same for all rows of a problem. Null where not all of its rows are here (a shard that is run in parts after a worker died).
+"""
+
+from collections.abc import Callable
+
+from caco_ray.schema import Row
+
+SKIPPED = "solved_already"
+Same = Callable[[str, str], bool]
+
+
+def problems(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of each problem, in order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["parent_id"], []).append(row)
+    return groups
+
+
+def record_votes(rows: list[Row], samples: int, same: Same) -> None:
+    """Fill the columns in place. `samples`: rows that each problem has; `same`: do two written answers say the same?"""
+    for group in problems(rows).values():
+        drawn = [row for row in group if row["infra_error"] is None and row["reject_reason"] != SKIPPED]
+        if len(group) != samples or not drawn:
+            continue
+        kept = sum(row["reject_reason"] is None for row in drawn)
+        majority = _majority([row["language_answer"] for row in drawn if row["language_answer"] is not None], same)
+        for row in group:
+            row.update(solve_samples=len(drawn), solve_pass_rate=kept / len(drawn), solve_majority=majority)
+
+
+def _majority(answers: list[str], same: Same) -> str | None:
+    counts: dict[str, int] = {}
+    for answer in answers:
+        first = next((known for known in counts if known == answer or same(answer, known)), answer)
+        counts[first] = counts.get(first, 0) + 1
+    return max(counts, key=lambda answer: counts[answer], default=None)
