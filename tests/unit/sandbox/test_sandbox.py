@@ -90,6 +90,11 @@ def test_what_every_program_finds(box: Sandbox, program: str, status: str, stdou
     assert (result.status, result.stdout) == (status, stdout), result.error
 
 
+def test_an_error_has_500_characters_at_most(box: Sandbox) -> None:
+    for program in ("class E{0}(Exception): pass\nraise E{0}('x' * 1000)".format("a" * 300), "raise SystemExit('x' * 1000)"):
+        assert len(str(box.run(program).error)) == 500
+
+
 def test_what_is_printed_counts_in_bytes() -> None:
     with Sandbox(limits=Limits(stdout_kb=1)) as small:
         assert small.run("print('ü' * 511); output = 1").stdout == "ü" * 511 + "\n"
