@@ -168,9 +168,11 @@ def check_same_stage(folder: Folder, info: StageInfo) -> None:
         body = json.loads(folder.read(STAGE_FILE))
         made_by, its_settings = body["fingerprint"], body["settings"]
     except FileNotFoundError:
-        strangers = [name for name in folder.names() if name != STAGE_FILE]
-        if strangers:
-            raise RunDirError(f"{folder}: holds {strangers[0]!r}, which no stage of this run made; choose another run.dir") from None
+        there = folder.names()
+        if STAGE_FILE in there:  # another driver was faster
+            check_same_stage(folder, info)
+        elif there:
+            raise RunDirError(f"{folder}: holds {there[0]!r}, which no stage of this run made; choose another run.dir") from None
         return
     except (ValueError, TypeError, KeyError) as error:
         raise RunDirError(f"{folder}/{STAGE_FILE}: damaged ({error}); choose another run.dir") from error

@@ -56,7 +56,7 @@ class Disk:
         try:
             os.replace(temporary, path)
         except OSError:
-            os.unlink(temporary)
+            _discard(temporary)
             raise
         _sync_folder(os.path.dirname(path))
 
@@ -78,7 +78,7 @@ class Disk:
             reason = "this file system has no hard links, so two writers cannot be told apart"
             raise StorageError(f"{path}: {reason}; use a local disk, NFS, or an object store's URL") from error
         finally:
-            os.unlink(temporary)
+            _discard(temporary)
         _sync_folder(os.path.dirname(path))
         return first
 
@@ -94,11 +94,16 @@ def _write_temporary(path: str, data: bytes) -> str:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     except OSError:
-        os.unlink(temporary)
+        _discard(temporary)
         raise
     finally:
         os.close(descriptor)
     return temporary
+
+
+def _discard(temporary: str) -> None:
+    with suppress(FileNotFoundError):  # swept by a driver that closed the stage
+        os.unlink(temporary)
 
 
 def _make_folder(folder: str) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caco_ray import __version__
-from caco_ray.errors import RunDirError, StageContractError
+from caco_ray.errors import RunDirError, StageContractError, StorageError
 from caco_ray.schema import is_measured
 from caco_ray.store.dataset import (
     DATA,
@@ -70,9 +70,13 @@ class DatasetWriter:
         digest = hashlib.sha256(data).hexdigest()
         took = round(max(seconds, 0.0), 3)
         entry = ShardEntry(shard, file, digest, len(data), took, totals, self.info.fingerprint, content_hash(data))
-        self.folder.write(file, data)
-        if self.folder.create(entry_name(shard), entry.to_json()):
-            return entry
+        try:
+            self.folder.write(file, data)
+            if self.folder.create(entry_name(shard), entry.to_json()):
+                return entry
+        except StorageError:
+            if not self.folder.exists(entry_name(shard)):
+                raise  # else a late commit: the stage was closed meanwhile, and our unfinished file swept away under us
         first = committed_entry(self.folder, shard)
         if first.file != file:
             self.folder.delete(file)
