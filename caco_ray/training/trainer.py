@@ -27,6 +27,7 @@ from caco_ray.training.progress import following
 from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
 
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
+_MAX_STARTS = 60  # of a minute each while nodes are coming; Ray Train alone would try for ever, also where workers cannot live
 
 
 def train_model(
@@ -83,7 +84,9 @@ def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrain
         run_config=RunConfig(
             name=name,  # the same name in the same storage continues
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES if training.checkpoint_every_steps else 0),
+            failure_config=FailureConfig(
+                max_failures=_MAX_FAILURES if training.checkpoint_every_steps else 0, controller_failure_limit=_MAX_STARTS
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": config.device}},
         ),
