@@ -20,8 +20,8 @@ from caco_ray.store import Dataset, Folder, StageInfo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-ROWS, SHARD_ROWS = 60, 20
-POISON = 27
+ROWS, SHARD_ROWS = 48, 16
+POISON = 20
 
 
 class Fill:
@@ -85,8 +85,8 @@ def test_a_row_that_kills_its_worker_is_quarantined_and_the_others_go_on(tmp_pat
     assert "fill: failed 2 times, alone: its worker (" in rows[POISON]["infra_error"]
     assert all(rows[number]["code"] == f"print({number})" for number in range(ROWS) if number != POISON)
     kills = {record.shard: record.kills for record in records(made.attempts)}
-    assert kills.pop(1) == {"0-20": 2, "6-8": 1, "7-8": 2}  # the shard, a tenth of it, the row
-    assert all(others == {"0-20": 1} for others in kills.values())  # shards that were in the worker with it, once
+    assert kills.pop(1) == {"0-16": 2, "4-5": 2}  # the shard, the row
+    assert all(others == {"0-16": 1} for others in kills.values())  # shards that were in the worker with it, once
 
 
 def test_a_worker_that_is_killed_once_costs_no_row(tmp_path: Path) -> None:
@@ -101,19 +101,19 @@ def test_an_engine_that_dies_once_is_made_again(tmp_path: Path) -> None:
 
     made = stage(tmp_path, fill(once(tmp_path, die), cpus=0.5, actors=1, calls=2))
     assert run(made).kept == ROWS
-    assert {"0-20": "vLLM died: out of memory"} in [record.said for record in records(made.attempts)]
+    assert {"0-16": "vLLM died: out of memory"} in [record.said for record in records(made.attempts)]
 
 
 def test_an_exception_is_the_row_s_and_names_itself(tmp_path: Path) -> None:
     def odd(number):
-        if number % 20 == 7:
+        if number % 16 == 7:
             raise ValueError(f"{number} is odd")
 
     made = stage(tmp_path, fill(odd))
     assert run(made).quarantined == 3
     rows = rows_of(made)
-    assert [rows[number]["infra_error"] for number in (7, 27, 47)] == [
-        f"fill: failed 2 times, alone: ValueError: {number} is odd" for number in (7, 27, 47)
+    assert [rows[number]["infra_error"] for number in (7, 23, 39)] == [
+        f"fill: failed 2 times, alone: ValueError: {number} is odd" for number in (7, 23, 39)
     ]
 
 
@@ -138,12 +138,12 @@ def test_too_many_errors_stop_the_stage_and_their_shard_is_done_again(tmp_path: 
     broken.touch()
 
     def act(number):
-        if broken.exists() and number >= 40:
+        if broken.exists() and number >= 32:
             raise OSError("no route to host")
 
     made = stage(tmp_path, fill(act))
     with pytest.raises(
-        InfraErrorsError, match=r"scale: .* quarantine.max_infra_error_fraction=0.1 of 60 rows allows: 20 .*no route to host"
+        InfraErrorsError, match=r"scale: .* quarantine.max_infra_error_fraction=0.1 of 48 rows allows: 16 .*no route to host"
     ) as caught:
         run(made)
     assert "\n" not in str(caught.value)
@@ -191,7 +191,7 @@ def test_shards_in_flight_are_bounded_and_a_slow_one_delays_only_itself(tmp_path
         while number == 0 and not (tmp_path / "go").exists():
             time.sleep(0.05)
 
-    made = stage(tmp_path, Operator("begin", lambda: begin), fill(wait, cpus=0.5, actors=1, calls=2), samples=600)
+    made = stage(tmp_path, Operator("begin", lambda: begin), fill(wait, cpus=0.5, actors=1, calls=2), samples=480)
     most = Counter[str]()
     stop = threading.Event()
 
@@ -205,7 +205,7 @@ def test_shards_in_flight_are_bounded_and_a_slow_one_delays_only_itself(tmp_path
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert run(made).kept == 600
+        assert run(made).kept == 480
     finally:
         stop.set()
         watcher.join()
