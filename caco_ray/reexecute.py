@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from caco_ray.config import QuarantineConfig, SandboxConfig
 from caco_ray.operators import actor, executor, task
-from caco_ray.schema import Row, live, reject, row_id, to_table
+from caco_ray.schema import SOLUTION, Row, live, reject, row_id, to_table
 from caco_ray.shipped import Slice, read_slice
 from caco_ray.source import ShardInput
 from caco_ray.stage import Operator, Stage, run_stage
@@ -22,16 +22,10 @@ from caco_ray.stages.agreement import Agreement
 from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo
 from caco_ray.store.dataset import is_closed
 
-_TEXT = ("code", "solution", "exec_status", "exec_error", "input_json", "output_json", "program_answer", "language_answer", "sandbox_level")
 _SHIPPED = ("input_json", "output_json", "answer", "language_answer")
 VERIFIED = pa.schema(
-    [
-        *[pa.field(name, pa.string(), nullable=False) for name in ("row_id", "parent_id")],
-        *[pa.field(name, pa.string()) for name in ("reject_reason", "infra_error", *_TEXT)],
-        *[pa.field(name, pa.float64()) for name in ("cpu_s", "wall_s")],
-        *[pa.field(f"shipped_{name}", pa.string()) for name in _SHIPPED],
-    ]
-)
+    [*SOLUTION, *[pa.field(f"shipped_{name}", pa.string()) for name in _SHIPPED]]
+)  # whatever operators write
 _KEPT_COLUMNS = ("row_id", "parent_id", "reject_reason", "infra_error", "exec_status", "exec_error", "cpu_s", "wall_s", "sandbox_level")
 
 
