@@ -23,9 +23,7 @@ from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo
 from caco_ray.store.dataset import is_closed
 
 _SHIPPED = ("input_json", "output_json", "answer", "language_answer")
-VERIFIED = pa.schema(
-    [*SOLUTION, *[pa.field(f"shipped_{name}", pa.string()) for name in _SHIPPED]]
-)  # whatever operators write
+VERIFIED = pa.schema([*SOLUTION, *[pa.field(f"shipped_{name}", pa.string()) for name in _SHIPPED]])  # whatever operators write
 _KEPT_COLUMNS = ("row_id", "parent_id", "reject_reason", "infra_error", "exec_status", "exec_error", "cpu_s", "wall_s", "sandbox_level")
 
 
