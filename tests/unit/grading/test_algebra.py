@@ -77,7 +77,7 @@ def test_a_process_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
 
 
 def test_a_formula_that_never_ends_leaves_the_answer_undecided(quick):
-    executed = ExecutedAnswer.from_json("[1, 5]")
+    executed = ExecutedAnswer.from_json("[1,5]")
     assert answers_agree("1, 9^{9^{9^9}}", executed, quick) is Verdict.UNDECIDED
     assert answers_agree("2, 9^{9^{9^9}}", executed, quick) is Verdict.DISAGREE  # a wrong item settles it
     assert answers_agree(r"1, \sqrt{25}", executed, quick) is Verdict.AGREE  # and the next question is answered
