@@ -5,10 +5,13 @@ actor may die like any other process.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from caco_ray.telemetry import Live, add_up
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Pulse:
     beats: int = 0
     kills: dict[str, int] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+    live: Live = field(default_factory=Live)  # figures of the stage's engines
 
 
 class Gate:
@@ -36,6 +40,7 @@ class Gate:
         self._granted: dict[int, int] = {}
         self._pulse = Pulse()
         self._moved = asyncio.Condition()
+        self._posts: dict[str, tuple[float, Live]] = {}
 
     async def admitted(self, index: int) -> int:
         """Wait until the `index`-th pending shard may start; returns how many may by now."""
@@ -50,7 +55,12 @@ class Gate:
                 self._pulse.kills.clear()
             self._done, self._errors = done, errors
             self._moved.notify_all()
+        self._pulse.live = add_up(self._posts.values(), time.monotonic())
         return self._pulse
+
+    async def post(self, worker: str, live: Live) -> None:
+        """Figures of one worker's engine."""
+        self._posts[worker] = time.monotonic(), live
 
     async def granted(self, shard: int, errors: int) -> bool:
         """May this shard be committed with so many errored rows? Shards that are on their way to the driver count as well."""

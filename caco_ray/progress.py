@@ -21,7 +21,7 @@ class StageBar:
 
     def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
         self._console, self._stage, self._total, self._unit = console, stage, total, unit
-        self._done = 0
+        self._done = self._done_before = 0
         self._started = self._last_line = time.monotonic()
         self._bar = _rich_bar(console) if console.is_terminal else None
         self._task: TaskID | None = None
@@ -40,11 +40,17 @@ class StageBar:
         """`amount` more units are done; `note` is shown beside the counts."""
         self.set(self._done + amount, self._total, note)
 
+    def resume(self) -> None:
+        """The work begins now: what is done so far was done before, and counts for no rate."""
+        self._done_before, self._started = self._done, time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.reset(self._task, completed=self._done)
+
     def set(self, done: int, total: int, note: str = "") -> None:
         """`done` of `total` units are done, where the total is known only when the work has begun."""
         self._done, self._total = done, total
         now = time.monotonic()
-        rate = self._done / max(now - self._started, 1e-6)
+        rate = (self._done - self._done_before) / max(now - self._started, 1e-6)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, total=self._total, rate=f"{rate:,.1f} {self._unit}/s", note=note)
         elif now - self._last_line >= LOG_EVERY_S:

@@ -20,7 +20,7 @@ from caco_ray.fingerprint import fingerprint, settings
 from caco_ray.progress import StageBar, format_seconds, make_console
 from caco_ray.schema import OF_STAGE
 from caco_ray.source import Source
-from caco_ray.store import Folder, ShardEntry, StageInfo, Totals
+from caco_ray.store import Folder, StageInfo, Totals
 from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed
 from caco_ray.store.lease import Lease
 
@@ -140,20 +140,15 @@ class Run:
         """Run one data stage with a bar."""
         self.connect()
         from caco_ray.stage import Stage, run_stage
+        from caco_ray.telemetry import Board
 
         fan_out = getattr(source, "fan_out", 1)
         info = self.info(stage, source.shards, fan_out)
         config = self.config
         plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog)
         with StageBar(self.console, stage, source.expected_rows, "rows") as bar:
-            kept = 0
-
-            def on_shard(entry: ShardEntry) -> None:
-                nonlocal kept
-                kept += entry.totals.kept
-                bar.advance(entry.totals.rows, f"kept {kept:,}")
-
-            return run_stage(plan, on_shard)
+            board = Board(stage, bar)
+            return run_stage(plan, board.on_shard, board.on_live)
 
     def claim(self, stage: str) -> Folder:
         """Mark the folder of a stage that is not one dataset (a model, an evaluation) as this config's, before it is filled."""

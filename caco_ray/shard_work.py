@@ -16,6 +16,7 @@ from caco_ray.plan_row import Travelling, describe, error_of, pack, pack_error, 
 from caco_ray.quarantine import Guard, TableFunction
 from caco_ray.source import Source
 from caco_ray.store import DatasetWriter
+from caco_ray.telemetry import Reporter
 
 _TRIES = 3  # at what a file system refuses, and at starting an engine
 
@@ -41,10 +42,15 @@ class ApplyActor:
         self._guard = _guard(operator, session)
         self._function: TableFunction | None = None
         self._failure: CacoError | None = None
+        self._reporter: Reporter | None = None
         try:
             self._function = _made(operator)
         except CacoError as error:
             self._failure = error
+        look = getattr(self._function, "stats", None)
+        if look is not None:
+            worker = ray.get_runtime_context().get_worker_id()
+            self._reporter = Reporter(session.stage.info.stage, look, lambda live: session.gate.post.remote(worker, live))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _apply(batch, self._run)
@@ -55,6 +61,8 @@ class ApplyActor:
         return self._guard.run(self._function, given.table, given.shard)
 
     def __del__(self) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
         close = getattr(self._function, "close", None)
         if close is not None:
             close()

@@ -26,6 +26,7 @@ from caco_ray.shard_work import ApplyActor, Session, admit, apply_task, commit, 
 from caco_ray.store import DatasetWriter, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
 from caco_ray.streaming import Streaming
+from caco_ray.telemetry import Live
 from caco_ray.watchdog import Watchdog
 
 __all__ = ["Operator", "Stage", "TableFunction", "run_stage"]
@@ -36,8 +37,10 @@ _TASKS = 4
 _RELEASE_TIMEOUT_S = 60.0
 
 
-def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None]) -> Totals:
+def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None], on_live: Callable[[Live], None] = lambda live: None) -> Totals:
     """Run what is left of a stage and close it. `on_shard` is called in the driver for each shard as it is committed.
+
+    `on_live` gets the engines' figures: empty ones after the shards that were committed before, then each second or so.
 
     Raises:
         InfraErrorsError: the machinery failed on too many rows.
@@ -51,12 +54,15 @@ def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None]) -> Totals:
         on_shard(entry)
     pending = [shard for shard in range(stage.info.shards) if shard not in done]
     if pending and not is_closed(stage.folder):
-        for entry in _stream(stage, writer, pending, sum(entry.totals.quarantined for entry in done.values())):
+        on_live(Live())
+        for entry in _stream(stage, writer, pending, sum(entry.totals.quarantined for entry in done.values()), on_live):
             on_shard(entry)
     return writer.close(time.monotonic() - started)
 
 
-def _stream(stage: Stage, writer: DatasetWriter, pending: list[int], errors_before: int) -> Iterator[ShardEntry]:
+def _stream(
+    stage: Stage, writer: DatasetWriter, pending: list[int], errors_before: int, on_live: Callable[[Live], None]
+) -> Iterator[ShardEntry]:
     check_room(stage.info.stage, {op.name: (op.cpus * op.actors, float(op.gpus * op.actors)) for op in stage.operators})
     free_before = _free_resources()
     allowed = stage.max_infra_errors - errors_before
@@ -65,7 +71,7 @@ def _stream(stage: Stage, writer: DatasetWriter, pending: list[int], errors_befo
     session = Session(stage, start_gate(Limits(_shards_in_flight(stage), allowed)), uuid.uuid4().hex)
     watchdog = Watchdog(stage.watchdog.timeout_s)
     plan = _build(session, writer, pending, watchdog)
-    yield from Streaming(session, len(pending), plan, watchdog).run()
+    yield from Streaming(session, len(pending), plan, watchdog, on_live).run()
     _wait_for_release(free_before)
 
 

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from caco_ray.gate import Pulse
 from caco_ray.plan_row import revive
 from caco_ray.shard_work import Session
 from caco_ray.store import ShardEntry
+from caco_ray.telemetry import Live
 from caco_ray.watchdog import Watchdog
 
 MAX_KILLS_IN_A_ROW = 20  # for each actor of an operator, while no row gets through it: it is not the rows
@@ -24,8 +25,9 @@ _TICK_S = 1.0
 class Streaming:
     """One execution of a stage's plan, seen from the driver."""
 
-    def __init__(self, session: Session, shards: int, plan: ray.data.Dataset, watchdog: Watchdog) -> None:
-        """`shards`: that the plan will give."""
+    def __init__(self, session: Session, shards: int, plan: ray.data.Dataset, watchdog: Watchdog, on_live: Callable[[Live], None]) -> None:
+        """`shards`: that the plan will give; `on_live` is called with the engines' figures each second or so."""
+        self._on_live = on_live
         self._stage, self._gate = session.stage, session.gate
         self._shards, self._plan, self._watchdog = shards, plan, watchdog
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -103,6 +105,8 @@ class Streaming:
                 pulse = ray.get(self._asked)
             except RayError:
                 pulse = None
+        if pulse is not None:
+            self._on_live(pulse.live)
         self._asked = self._gate.tell.remote(self._done, self._errors)
         return pulse
 

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from caco_ray.config import FakeModel, SamplingConfig
 from caco_ray.engines.base import Completion, EngineStats, Prompt, check_call, failed, malformed, too_long
@@ -38,6 +39,17 @@ class FakeEngine:
         check_call(prompts, n, seeds)
         if self._closed:
             raise EngineError("the fake engine is closed")
+        self._working(len(prompts))
+        try:
+            return self._replies(prompts, sampling, n, seeds)
+        finally:
+            self._working(-len(prompts))
+
+    def _working(self, change: int) -> None:
+        with self._lock:
+            self._stats = replace(self._stats, running=self._stats.running + change)
+
+    def _replies(self, prompts: Sequence[Prompt], sampling: SamplingConfig, n: int, seeds: Sequence[int] | None) -> list[list[Completion]]:
         own = [f"{self._seed}/{next(self._calls)}" for _ in prompts] if seeds is None else [str(seed) for seed in seeds]
         replies = [self._serve(prompt, sampling, n, key) for prompt, key in zip(prompts, own, strict=True)]
         self._account(replies)
@@ -68,7 +80,7 @@ class FakeEngine:
         written = sum(completion.n_tokens for reply in replies for completion in reply)
         with self._lock:
             old = self._stats
-            self._stats = EngineStats(0, 0, old.prompt_tokens + asked, old.tokens + written)
+            self._stats = replace(old, prompt_tokens=old.prompt_tokens + asked, tokens=old.tokens + written)
             self._free_at = max(time.monotonic(), self._free_at) + written * self._model.seconds_per_token
             free_at = self._free_at
         time.sleep(max(0.0, free_at - time.monotonic()))

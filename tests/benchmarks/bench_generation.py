@@ -108,9 +108,8 @@ def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tup
     note, data = folder / "ready.json", Folder(str(folder / "programs"))
     make = partial(TimedGenerate, path, sampling, note, skewed)
     commits: list[float] = []
-    plan = Stage(
-        StageInfo("scale", "bench", {}, source(rows).shards), data, source(rows), (Operator("sample", make, 1, 0, 1, CALLS),), PROGRAM
-    )
+    operator = Operator("sample", make, cpus=1, actors=1, calls=CALLS)
+    plan = Stage(StageInfo("scale", "bench", {}, source(rows).shards), data, source(rows), (operator,), PROGRAM)
     run_stage(plan, lambda _: commits.append(time.time()))
     table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])
     times = json.loads(note.read_text())

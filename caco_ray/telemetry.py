@@ -1,0 +1,147 @@
+"""Live figures of a running stage: what its engines do now, for the terminal and for Prometheus.
+
+Each worker that owns an engine has a thread that looks at the engine, sets Ray's metrics (Prometheus shows them with the prefix `ray_`) and
+posts what it saw to the stage's gate; the driver adds up. Figures are for people: losing one changes no row.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from ray.util.metrics import Counter, Gauge
+
+from caco_ray.engines.base import EngineStats
+from caco_ray.progress import StageBar
+from caco_ray.store import ShardEntry
+
+LOOK_S, POST_S = 0.25, 2.0
+_FRESH_S = 5 * POST_S  # an engine that is silent for longer is taken for dead: what it had running does not count any more
+
+
+@dataclass(frozen=True)
+class Live:
+    """Of one engine, or of all of a stage. `idle_s`: of `up_s` seconds, those in which an engine had no request."""
+
+    engines: int = 0
+    up_s: float = 0.0
+    idle_s: float = 0.0
+    stats: EngineStats = field(default_factory=EngineStats)
+
+    def __add__(self, other: "Live") -> "Live":
+        mine, theirs = vars(self.stats), vars(other.stats)
+        stats = EngineStats(**{name: mine[name] + theirs[name] for name in mine})
+        return Live(self.engines + other.engines, self.up_s + other.up_s, self.idle_s + other.idle_s, stats)
+
+
+def add_up(posts: Iterable[tuple[float, Live]], now: float) -> Live:
+    """`posts`: the last one of each engine and when it came (seconds on the clock of `now`)."""
+    whole = Live()
+    for when, live in posts:
+        stale = now - when > _FRESH_S
+        whole += replace(live, engines=0, stats=replace(live.stats, running=0, waiting=0)) if stale else live
+    return whole
+
+
+class Reporter:
+    """Looks at one engine until it is closed. `look` is called from a thread of its own."""
+
+    def __init__(self, stage: str, look: Callable[[], EngineStats], post: Callable[[Live], object]) -> None:
+        self._look, self._post, self._tags = look, post, {"stage": stage}
+        self._running = Gauge("caco_engine_running", "Requests that the engine works on", ("stage",))
+        self._waiting = Gauge("caco_engine_waiting", "Requests that wait for their turn", ("stage",))
+        self._tokens = Counter("caco_tokens_total", "Tokens of finished requests", ("stage", "direction"))
+        self._hits = Counter("caco_prefix_cache_hits_total", "Prompt tokens found in the prefix cache", ("stage",))
+        self._live = Live(engines=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(POST_S)
+
+    def _run(self) -> None:
+        looked, posted = time.monotonic(), 0.0
+        while not self._closed.wait(LOOK_S):
+            now, stats = time.monotonic(), self._look()
+            idle_s = 0.0 if stats.running else now - looked
+            self._export(self._live.stats, stats)
+            self._live = Live(1, self._live.up_s + now - looked, self._live.idle_s + idle_s, stats)
+            looked = now
+            if now - posted >= POST_S:
+                posted = now
+                self._post(self._live)
+
+    def _export(self, before: EngineStats, now: EngineStats) -> None:
+        self._running.set(now.running, self._tags)
+        self._waiting.set(now.waiting, self._tags)
+        _count(self._tokens, now.prompt_tokens - before.prompt_tokens, {**self._tags, "direction": "in"})
+        _count(self._tokens, now.tokens - before.tokens, {**self._tags, "direction": "out"})
+        _count(self._hits, now.cache_hits - before.cache_hits, self._tags)
+
+
+class Board:
+    """The driver's side: a stage's bar, and rows for Prometheus by what became of them."""
+
+    def __init__(self, stage: str, bar: StageBar) -> None:
+        self._stage, self._bar, self._rates = stage, bar, Rates()
+        self._rows = Counter("caco_rows_total", "Committed rows", ("stage", "outcome", "reason"))
+        self._working = False
+        self._kept = 0
+
+    def on_shard(self, entry: ShardEntry) -> None:
+        """Shards that come before the first figures were committed by an earlier run: they count for no rate."""
+        self._kept += entry.totals.kept
+        if self._working:
+            self._add(entry)
+        self._bar.advance(entry.totals.rows, self._note())
+
+    def on_live(self, live: Live) -> None:
+        if not self._working:
+            self._working = True
+            self._bar.resume()
+        self._rates.look(live)
+        self._bar.advance(0, self._note())
+
+    def _note(self) -> str:
+        return ", ".join(part for part in (f"kept {self._kept:,}", self._rates.text) if part)
+
+    def _add(self, entry: ShardEntry) -> None:
+        self._count("kept", "", entry.totals.kept)
+        self._count("quarantined", "", entry.totals.quarantined)
+        for reason, rows in entry.totals.rejected.items():
+            self._count("rejected", reason, rows)
+
+    def _count(self, outcome: str, reason: str, rows: int) -> None:
+        _count(self._rows, rows, {"stage": self._stage, "outcome": outcome, "reason": reason})
+
+
+class Rates:
+    """Figures as a few words for the bar, with rates over the seconds between two looks."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._last, self.text = clock, (clock(), Live()), ""
+
+    def look(self, live: Live) -> None:
+        """Renew `text`, each `POST_S` at most: engines do not tell more often. It stays empty without engines."""
+        when, before = self._last
+        seconds = self._clock() - when
+        if seconds >= POST_S and live.up_s:
+            self._last, self.text = (self._clock(), live), _words(before, live, seconds)
+
+
+def _words(before: Live, now: Live, seconds: float) -> str:
+    then, stats = before.stats, now.stats
+    read, written = ((new - old) / seconds for new, old in ((stats.prompt_tokens, then.prompt_tokens), (stats.tokens, then.tokens)))
+    parts = [f"{read:,.0f} in {written:,.0f} out tokens/s", f"{stats.running:,} running {stats.waiting:,} waiting"]
+    if stats.cache_queries:
+        parts.append(f"cache {stats.cache_hits / stats.cache_queries:.0%}")
+    if up_s := now.up_s - before.up_s:
+        parts.append(f"idle {max(0.0, now.idle_s - before.idle_s) / up_s:.0%}")
+    return ", ".join(parts)
+
+
+def _count(counter: Counter, amount: int, tags: dict[str, str]) -> None:
+    if amount > 0:
+        counter.inc(amount, tags)
