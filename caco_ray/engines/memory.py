@@ -112,9 +112,11 @@ def _free_memory() -> int:
     """Bytes that this process and its children may still take: of the node, and of the container around it."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
-        free = min(free, max(0, int(most) - int(used.read_text())))
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").is_file() and (most := (group / "memory.max").read_text().strip()).isdigit():
+        fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        kept = int((group / "memory.current").read_text()) - int(fields.get("active_file", 0)) - int(fields.get("inactive_file", 0))
+        free = min(free, max(0, int(most) - kept))  # files in the page cache give way
     return free
 
 

@@ -1,7 +1,6 @@
 """What vLLM's scheduler tells after each of its steps: that it lives, and how often its prefix cache helps."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 
@@ -29,15 +28,21 @@ class Steps:
             self.cache_hits += scheduler.prefix_cache_stats.hits
 
 
-def stat_logger(steps: Steps) -> Callable[[Any, int], Any]:
-    """A factory as `AsyncLLM(stat_loggers=[...])` takes it (imports vLLM)."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
+def stat_logger(steps: Steps) -> type[Any]:
+    """A class as `AsyncLLM(stat_loggers=[...])` takes it (imports vLLM)."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-    class StepLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+    class StepLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is untyped here
+        """In the place of vLLM's own, which would look at each token of each request in every step. Nothing of the base is used."""
+
+        def __init__(self, vllm_config: Any, engine_indexes: Any = None) -> None: ...
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
             steps.record(scheduler_stats)
+
+        def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None: ...
+
+        def record_admission_rejection(self, reason: str) -> None: ...
 
         def log_engine_initialized(self) -> None: ...
 
