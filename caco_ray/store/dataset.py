@@ -46,7 +46,7 @@ class Dataset:
             body = json.loads(folder.read(SUCCESS_FILE))
             self.info = StageInfo(**{key: body[key] for key in StageInfo.__dataclass_fields__})
             self.seconds: float = body["seconds"]
-            self.entries = [ShardEntry.from_json(json.dumps(entry)) for entry in body["entries"]]
+            self.entries = [ShardEntry.from_fields(entry) for entry in body["entries"]]
         except FileNotFoundError:
             raise RunDirError(f"{folder}: not complete; run the stages before this one first") from None
         except (ValueError, TypeError, KeyError) as error:

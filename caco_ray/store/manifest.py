@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +52,11 @@ class ShardEntry:
         Raises:
             ValueError: the text is not one.
         """
-        fields = json.loads(data)
+        return ShardEntry.from_fields(json.loads(data))
+
+    @staticmethod
+    def from_fields(fields: Any) -> "ShardEntry":
+        """The same from parsed JSON."""
         try:
             entry = ShardEntry(**{**fields, "totals": Totals(**fields["totals"])})
             is_part_of = PART.fullmatch(entry.file)

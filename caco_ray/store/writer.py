@@ -41,6 +41,7 @@ class DatasetWriter:
         self.info = info
         self.schema = schema
         self._known: dict[int, ShardEntry] = {}
+        self._closed = False  # when it was opened
 
     def open(self) -> dict[int, ShardEntry]:
         """Claim the directory and return what is committed in it already."""
@@ -49,7 +50,8 @@ class DatasetWriter:
         claim = json.dumps(body, indent=1, sort_keys=True).encode()
         if not self.folder.exists(STAGE_FILE) and not self.folder.create(STAGE_FILE, claim):
             check_same_stage(self.folder, self.info)  # another driver was faster
-        if is_closed(self.folder):
+        self._closed = is_closed(self.folder)
+        if self._closed:
             self._known = {entry.shard: entry for entry in Dataset(self.folder).entries}
         else:
             self._known = committed(self.folder)
@@ -89,7 +91,7 @@ class DatasetWriter:
             RunDirError: a shard is missing.
         """
         if is_closed(self.folder):
-            return Dataset(self.folder).totals
+            return add_up(self._known.values()) if self._closed else Dataset(self.folder).totals
         entries = committed(self.folder, self._known)
         missing = sorted(set(range(self.info.shards)) - set(entries))
         if missing:
