@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from textwrap import indent
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from caco_ray.config import Config, Strict
@@ -157,11 +157,8 @@ def print_history(console: Console, run: Folder, history: History) -> None:
         mark = {"self": " (this row)", "descendant": " (made of this row)"}.get(event.relation, "")
         console.print(Text(f"{event.step.label}{mark}: {event.fate}", style="bold"))
         for name, value in _facts(run, config, event):
-            if "\n" in value:
-                console.print(Text(f"  {name}"))
-                console.print(Padding(Text(value), (0, 0, 0, 6)))
-            else:
-                console.print(Text(f"  {name:<10} {value}"))
+            body = "\n" + indent(value, " " * 6) if "\n" in value else value
+            console.print(Text(f"  {name:<14} {body}"))
     console.print(Text(f"cost of this row and all it was made of: {history.cost}", style="bold"))
 
 
@@ -186,7 +183,7 @@ def _facts(run: Folder, config: Config, event: Event) -> Iterator[tuple[str, str
 def _generation(config: Config, event: Event) -> Iterator[tuple[str, str]]:
     role, row = ROLES[event.step.stage], event.row
     sampling = config.sampling if event.step.stage == "scale" else getattr(config, event.step.stage).sampling
-    settings = sampling.model_dump(exclude_defaults=True)
+    settings = {name: value for name, value in sampling.model_dump().items() if value not in ((), {})}
     yield "model", f"{row[f'{role}_model']} (models.{_MODELS[event.step.stage]}), prompt {row[f'{role}_prompt']}"
     yield "sampling", ", ".join(f"{name} {value}" for name, value in {**settings, "seed": row[f"{role}_seed"]}.items())
     yield "finish", f"{row[f'{role}_finish']} after {row[f'{role}_prompt_tokens']} + {row[f'{role}_tokens']} tokens"

@@ -37,7 +37,7 @@ def test_the_page_names_models_prompts_parameters_seeds_and_costs(finished_run: 
         "fake (models.sampler), prompt sample@",
         f"seed {judged['sample_seed']}",
         "temperature 0.9",
-        f"execution  ok, sandbox {judged['sandbox_level']}",
+        f"execution      ok, sandbox {judged['sandbox_level']}",
         judged["question"],
     ):
         assert text in page, text
