@@ -5,6 +5,7 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 """
 
 import contextlib
+import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,13 @@ from ray.util.metrics import Gauge
 
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import CacoError, UserError
+from caco_ray.store import Folder
 from caco_ray.training.checkpoint import KEEP, NoCheckpoints
 from caco_ray.training.prepare import prepare, write_result
 from caco_ray.training.progress import following
 from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
 
+_NOTE = "checkpoint_manager_snapshot.json"
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
 _MAX_STARTS = 60  # of a minute each while nodes are coming; Ray Train alone would try for ever, also where workers cannot live
 
@@ -51,7 +54,9 @@ def train_model(
         UserError: no usable examples, or the training diverged.
     """
     prepared = prepare(training, base, data, output_dir)
-    trainer = _ray_trainer(prepared.config, storage_dir or str(prepared.work.absolute()), prepared.name)
+    storage = storage_dir or str(prepared.work.absolute())
+    forget_torn_note(Folder(storage) / prepared.name)
+    trainer = _ray_trainer(prepared.config, storage, prepared.name)
     with following(output_dir, on_step), _one_line_errors():
         _fit(trainer)
     return prepared.finish()
@@ -72,6 +77,19 @@ def _settle(result: "Future[object]", trainer: TorchTrainer) -> None:
         result.set_result(trainer.fit())
     except BaseException as error:  # raised again where the result is awaited
         result.set_exception(error)
+
+
+def forget_torn_note(run: Folder) -> None:
+    """Ray Train notes its checkpoints in a file that it writes in place: cut off by a kill, it would stop every restart.
+
+    Without its folder the training starts over.
+    """
+    try:
+        json.loads(run.read(_NOTE))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        run.delete("")
 
 
 def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrainer:

@@ -14,8 +14,9 @@ import pytest
 import ray
 
 from caco_ray.errors import ModelError, StorageError, UserError
+from caco_ray.store import Folder
 from caco_ray.training.progress import read_progress
-from caco_ray.training.trainer import train_model
+from caco_ray.training.trainer import forget_torn_note, train_model
 from caco_ray.training.types import Step
 from tests.unit.training.conftest import made_up, settings
 
@@ -70,7 +71,7 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(local_ray: str, base: 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("out/work/*/checkpoint_manager_snapshot.json")):  # Ray Train has taken note of a checkpoint
+    while not any(note.stat().st_size for note in tmp_path.glob("out/work/*/checkpoint_manager_snapshot.json")):  # one is noted
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
@@ -85,6 +86,17 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(local_ray: str, base: 
     assert [step.step for step in after] == list(range(1, 181))
     assert after[:15] == before[:15]  # not trained again
     assert not (tmp_path / "out" / "work").exists()
+
+
+@pytest.mark.parametrize(("note", "left"), [('{"checkpoint_results": []}', ["checkpoint", "checkpoint_manager_snapshot.json"]), ('{"check', None), ("", None), (None, ["checkpoint"])])
+def test_a_note_of_checkpoints_that_a_kill_cut_off_does_not_stop_the_next_start(note: str | None, left: list[str] | None, tmp_path: Path) -> None:
+    run = tmp_path / "training-x"
+    run.mkdir()
+    (run / "checkpoint").write_text("weights")
+    if note is not None:
+        (run / "checkpoint_manager_snapshot.json").write_text(note)
+    forget_torn_note(Folder(str(run)))
+    assert (sorted(path.name for path in run.iterdir()) if run.exists() else None) == left
 
 
 @pytest.mark.parametrize(("missing", "message"), [("config.json", "no config.json"), ("model.safetensors", "no weights"), ("tokenizer.json", "tokenizer")])
