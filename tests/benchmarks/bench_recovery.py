@@ -8,7 +8,7 @@ nodes on this machine: once undisturbed, then again and again while random proce
     worker              any other Ray worker of the job
     node                a raylet, with all that runs on it; a fresh node joins
     driver              `jobs/run.py`, which is then started again with the same command
-    commit              the driver and whoever is committing, while a file of the data set has its temporary name
+    commit              the driver and whoever is committing, while a data file is there that the manifest does not name yet
     disk                nothing is killed: the disk is full for a while (where a file system of its own can be mounted)
 
 The last line is JSON: `kills` (`by_kind`), `expected` rows over all disturbed runs and stages, `lost`, `duplicated` and `changed` ones
@@ -148,17 +148,34 @@ def kill_titled(bench: Bench, *titles: str) -> bool:
     return bool(found) and kill(bench.dice.choice(found))
 
 
-def kill_guest(bench: Bench, deepest: bool) -> bool:
-    """A process below a sandbox's Ray actor. Programs live for milliseconds: wait for one."""
+def guests() -> list[psutil.Process]:
+    """Warm interpreters of sandboxes, and at L3 the guardians above them."""
+    return [process for process in ours() if "-S" in command_line(process) and "-s" in command_line(process)]
+
+
+def kill_zygote(bench: Bench) -> bool:
+    found = guests()
+    return bool(found) and kill(bench.dice.choice(found))
+
+
+def kill_program(bench: Bench) -> bool:
+    """Programs live for milliseconds: watch the interpreters for a child."""
+    known = {process.pid for process in guests()}
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        guests = [(depth(process), process) for process in ours() if "-S" in command_line(process) and "-s" in command_line(process)]
-        floor = min((level for level, _ in guests), default=0)
-        wanted = [process for level, process in guests if (level >= floor + 2 if deepest else level == floor)]
-        if wanted:
-            return kill(bench.dice.choice(wanted))
-        time.sleep(0.01)
+        for pid in known:
+            for child in children(pid) - known:
+                with contextlib.suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+                    return True
+        time.sleep(0.001)
     return False
+
+
+def children(pid: int) -> set[int]:
+    with contextlib.suppress(OSError):
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return set()
 
 
 def kill_node(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> bool:
@@ -176,16 +193,24 @@ def kill_driver(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> b
 
 
 def kill_commit(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> bool:
-    """As soon as a data file shows under its temporary name, whoever writes it and the driver die."""
+    """As soon as a data file shows that no manifest entry names, whoever writes it and the driver die."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and driver.poll() is None:
-        if any(any((bench.folder / name / stage / "data").glob(".*.tmp")) for stage in STAGES.values()):
+        if any(half_committed(bench.folder / name / stage) for stage in STAGES.values()):
             driver.kill()
             for process in ours():
                 if title(process).startswith("ray::") and "commit" in title(process):
                     kill(process)
             driver.wait()
             return True
+    return False
+
+
+def half_committed(folder: Path) -> bool:
+    """Whether a data file, perhaps under its temporary name, belongs to no recorded shard."""
+    with contextlib.suppress(OSError):
+        data = {name.lstrip(".").split("-")[1] for name in os.listdir(folder / "data")}
+        return not data <= {name.removesuffix(".json") for name in os.listdir(folder / "manifest")}
     return False
 
 
@@ -202,8 +227,8 @@ def fill_disk(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> boo
 
 
 KILL: dict[str, Callable[[Bench, str, "subprocess.Popen[bytes]"], bool]] = {
-    "program": lambda bench, name, driver: kill_guest(bench, deepest=True),
-    "zygote": lambda bench, name, driver: kill_guest(bench, deepest=False),
+    "program": lambda bench, name, driver: kill_program(bench),
+    "zygote": lambda bench, name, driver: kill_zygote(bench),
     "engine": lambda bench, name, driver: kill_titled(bench, "_model"),
     "sandbox": lambda bench, name, driver: kill_titled(bench, "(execute)"),
     "worker": lambda bench, name, driver: kill_titled(bench, "read", "filter", "commit", "admit", "agreement", "match", "mark", "Gate"),
@@ -227,13 +252,6 @@ def command_line(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def depth(process: psutil.Process) -> int:
-    try:
-        return len(process.parents())
-    except psutil.Error:
-        return 0
 
 
 def kill(process: psutil.Process) -> bool:
