@@ -32,6 +32,8 @@ StageName = Literal[
     "seeds", "unify", "train_codegen", "scale", "select", "reverse", "solve", "judge", "assemble", "train_student", "evaluate", "report"
 ]
 
+RepairName = Literal["all", "seeds", "unify", "scale", "select", "reverse", "solve", "judge", "assemble", "evaluate"]
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -389,7 +391,7 @@ class Config(Strict):
     seed: int = Field(0, ge=0)
     from_stage: StageName | None = Field(None, alias="from")
     until: StageName | None = None
-    repair: Literal["all"] | StageName | None = None  # make damaged shards of this stage's data set again, see repair.py
+    repair: RepairName | None = None  # make damaged shards of this stage's data set again, see repair.py
     run: RunConfig
     cluster: ClusterConfig = ClusterConfig()
     watchdog: WatchdogConfig = WatchdogConfig()

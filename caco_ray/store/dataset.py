@@ -18,6 +18,7 @@ from caco_ray.store.manifest import ENTRY, PART, ShardEntry, Totals, add_up
 
 STAGE_FILE = "stage.json"
 SUCCESS_FILE = "_SUCCESS"
+COLLECTED_FILE = "entries.json"
 DATA, MANIFEST = "data", "manifest"
 
 
@@ -155,7 +156,7 @@ def check_files(folder: Folder, info: StageInfo, entries: Mapping[int, ShardEntr
 
 
 def foreign(folder: Folder, name: str) -> RunDirError:
-    return RunDirError(f"{folder}/{name}: no file of this stage; take it away{_how_to_repair()}")
+    return RunDirError(f"{folder}/{name}: no file of this stage; take it away, or have the same command with repair=all do so")
 
 
 def check_same_stage(folder: Folder, info: StageInfo) -> None:

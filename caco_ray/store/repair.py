@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from caco_ray.errors import RunDirError
-from caco_ray.store.dataset import DATA, MANIFEST, STAGE_FILE, SUCCESS_FILE, Dataset, StageInfo, is_closed, read_entry
+from caco_ray.store.dataset import COLLECTED_FILE, DATA, MANIFEST, STAGE_FILE, SUCCESS_FILE, Dataset, StageInfo, is_closed, read_entry
 from caco_ray.store.folder import Folder
 from caco_ray.store.manifest import ENTRY, PART, ShardEntry
 from caco_ray.store.writer import committed_entry, entry_name
@@ -60,6 +60,7 @@ def reopen(folder: Folder, shards: Iterable[int] | None = None) -> None:
     if not folder.exists(STAGE_FILE):
         return
     _restore_manifest(folder)
+    folder.delete(COLLECTED_FILE)  # it would tell of the old ones
     there = {int(match[1]) for name in folder.names(MANIFEST) if (match := ENTRY.fullmatch(name))}
     chosen = sorted(there if shards is None else there & set(shards))
     for shard in chosen:

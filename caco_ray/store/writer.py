@@ -13,6 +13,7 @@ from caco_ray import __version__
 from caco_ray.errors import RunDirError, StageContractError, StorageError
 from caco_ray.schema import is_measured
 from caco_ray.store.dataset import (
+    COLLECTED_FILE,
     DATA,
     MANIFEST,
     STAGE_FILE,
@@ -26,6 +27,9 @@ from caco_ray.store.dataset import (
 )
 from caco_ray.store.folder import Folder
 from caco_ray.store.manifest import PART, ShardEntry, Totals, add_up, count_rows
+
+# A request to an object store costs milliseconds of the client's own time: 10,000 entries are read at once, not one by one.
+COLLECT_EVERY = 500
 
 
 class DatasetWriter:
@@ -42,6 +46,7 @@ class DatasetWriter:
         self.schema = schema
         self._known: dict[int, ShardEntry] = {}
         self._closed = False  # when it was opened
+        self._unsaved = 0
 
     def open(self) -> dict[int, ShardEntry]:
         """Claim the directory and return what is committed in it already."""
@@ -54,7 +59,9 @@ class DatasetWriter:
         if self._closed:
             self._known = {entry.shard: entry for entry in Dataset(self.folder).entries}
         else:
-            self._known = committed(self.folder)
+            collected = _collected(self.folder)
+            self._known = committed(self.folder, collected)
+            self._collect(len(self._known.keys() - collected.keys()))
         check_files(self.folder, self.info, self._known)
         return dict(self._known)
 
@@ -84,6 +91,11 @@ class DatasetWriter:
             self.folder.delete(file)
         return first
 
+    def note(self, entry: ShardEntry) -> None:
+        """The driver heard of a commit: now and then all entries that it knows are written into one file, which a restart reads first."""
+        self._known[entry.shard] = entry
+        self._collect(1)
+
     def close(self, seconds: float) -> Totals:
         """Close the stage once every shard is committed: from now on readers trust it. A closed stage is left as it is.
 
@@ -107,6 +119,12 @@ class DatasetWriter:
         self.folder.write(SUCCESS_FILE, json.dumps(body).encode())
         return add_up(named)
 
+    def _collect(self, more: int) -> None:
+        self._unsaved += more
+        if self._unsaved >= COLLECT_EVERY:
+            self._unsaved = 0
+            self.folder.write(COLLECTED_FILE, json.dumps([asdict(entry) for entry in self._known.values()]).encode())
+
     def _sweep(self, named: set[str]) -> None:
         """Delete what killed commits left behind. Every shard is recorded, so that no commit still on its way can win."""
         for sub in (DATA, MANIFEST):
@@ -114,6 +132,16 @@ class DatasetWriter:
                 file = f"{sub}/{name}"
                 if _is_temporary(name) or (PART.fullmatch(file) and file not in named):
                     self.folder.delete(file)
+
+
+def _collected(folder: Folder) -> dict[int, ShardEntry]:
+    """Entries of the collection whose files are there. It only spares round trips: which shards are committed the manifest says."""
+    try:
+        entries = [ShardEntry.from_fields(fields) for fields in json.loads(folder.read(COLLECTED_FILE))]
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+    there = set(folder.names(DATA))
+    return {entry.shard: entry for entry in entries if entry.file.removeprefix(f"{DATA}/") in there}
 
 
 def entry_name(shard: int) -> str:

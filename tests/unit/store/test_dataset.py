@@ -181,3 +181,32 @@ def test_the_success_file_says_all_that_readers_need(tmp_path) -> None:
     writer.close(1.5)
     body = json.loads(folder.read("_SUCCESS"))
     assert body["stage"] == "seeds" and body["seconds"] == 1.5 and len(body["entries"]) == 1
+
+
+def test_a_restart_reads_collected_entries_at_once(s3: Folder, door, monkeypatch) -> None:
+    monkeypatch.setattr("caco_ray.store.writer.COLLECT_EVERY", 3)
+    first = DatasetWriter(s3, info(shards=5), SEED)
+    first.open()
+    entries = {shard: first.commit(shard, rows(shard), 4, 0.1) for shard in range(4)}
+    for entry in entries.values():
+        first.note(entry)
+    before = len(door.requests)
+    assert DatasetWriter(s3, info(shards=5), SEED).open() == entries
+    asked = [path for method, path in door.requests[before:] if method == "GET" and "/manifest/0" in path]
+    assert len(asked) == 1, "three of the four entries stand in one file"
+
+
+def test_a_collection_that_is_out_of_date_or_damaged_does_no_harm(folder: Folder, monkeypatch) -> None:
+    monkeypatch.setattr("caco_ray.store.writer.COLLECT_EVERY", 1)
+    writer = DatasetWriter(folder, info(shards=2), SEED)
+    writer.open()
+    for shard in range(2):
+        writer.note(writer.commit(shard, rows(shard), 4, 0.1))
+    folder.delete("manifest/000000.json")  # by hand: have it made again
+    folder.delete(next(f"data/{name}" for name in folder.names("data") if name.startswith("part-000000")))
+    again = DatasetWriter(folder, info(shards=2), SEED)
+    assert set(again.open()) == {1}
+    made = again.commit(0, rows(0), 4, 0.1)
+    assert DatasetWriter(folder, info(shards=2), SEED).open()[0] == made
+    folder.write("entries.json", b"[{")
+    assert set(DatasetWriter(folder, info(shards=2), SEED).open()) == {0, 1}
