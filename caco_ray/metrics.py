@@ -1,0 +1,28 @@
+"""Every metric that caco_ray exports: the one list that workers, alerts and dashboards agree on. Ray prefixes each with `ray_`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    description: str
+    labels: tuple[str, ...]
+    boundaries: tuple[float, ...] = ()  # of a histogram, in its unit
+
+
+ROWS = Metric("caco_rows_total", "counter", "Committed rows", ("stage", "outcome", "reason"))
+INFRA_ERRORS = Metric("caco_infra_errors_total", "counter", "Rows that the machinery failed on", ("stage",))
+STAGE_SECONDS = Metric("caco_stage_seconds", "gauge", "Seconds that the stage has worked in this run", ("stage",))
+TOKENS = Metric("caco_tokens_total", "counter", "Tokens of finished requests", ("stage", "direction"))
+CACHE_HITS = Metric("caco_prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache", ("stage",))
+ENGINE_RUNNING = Metric("caco_engine_running", "gauge", "Requests that the engine works on", ("stage",))
+ENGINE_WAITING = Metric("caco_engine_waiting", "gauge", "Requests that wait for their turn", ("stage",))
+SANDBOX_SECONDS = Metric(
+    "caco_sandbox_seconds", "histogram", "Wall time of one program, seconds", ("status",), (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+)
+
+METRICS = (ROWS, INFRA_ERRORS, STAGE_SECONDS, TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, SANDBOX_SECONDS)
+RAY_METRICS = ("ray_node_gpus_utilization", "ray_node_disk_free", "ray_node_disk_usage")  # Ray's own, that alerts and panels use
