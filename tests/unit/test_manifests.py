@@ -238,3 +238,14 @@ def test_patch_refuses_what_is_not_there() -> None:
         patch(rayjob, [{"op": "replace", "path": "/spec/nothing", "value": 1}])
     with pytest.raises(ValueError, match="patch fails"):
         patch(rayjob, [{"op": "test", "path": "/spec/backoffLimit", "value": 99}])
+
+
+@pytest.mark.parametrize("overlay", ["paper", "production", "object-store"])
+def test_nodes_hold_the_sandbox_of_the_profile(overlay: str) -> None:
+    """Without autoscaling the nodes must be there from the start."""
+    cluster = job(overlay)["spec"]["rayClusterSpec"]
+    sandbox = yaml.safe_load((ROOT / "conf/profile/cluster.yaml").read_text())["sandbox"]
+    (group,) = [each for each in cluster["workerGroupSpecs"] if each["groupName"] == "cpu"]
+    nodes = group["maxReplicas"] if cluster["enableInTreeAutoscaling"] else group["replicas"]
+    cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert nodes * cpus >= sandbox["actors"] * sandbox["workers"]

@@ -1,0 +1,72 @@
+"""Every file under conf/ is composed and validated; every profile for GPUs says what it needs, and asks for no more."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from caco_ray.config import Config, load_config
+
+CONF = Path(__file__).parents[2] / "conf"
+GPUS = {"gpu1": 1, "gpu8": 8, "cluster": 8}
+MODELS = ("unify", "sampler", "reverse", "solve", "judge", "evaluate")
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def load(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_config(OmegaConf.to_container(compose("config", ["run.dir=/runs/one", *overrides]), resolve=True))
+
+
+def test_no_group_is_forgotten() -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert groups == {"cluster", "filters", "model", "profile", "sampling", "seeds", "training"}
+    assert {path.name for path in CONF.glob("*.yaml")} == {"config.yaml", "train.yaml"}  # train.yaml: tests of jobs/train.py
+
+
+@pytest.mark.parametrize("profile", names("profile"))
+def test_profile(profile: str) -> None:
+    assert load(f"profile={profile}").profile == profile
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"cluster={name}" for name in names("cluster")),
+        *(f"filters={name}" for name in names("filters")),
+        *(f"model@models.judge={name}" for name in names("model")),
+        *(f"sampling@solve.sampling={name}" for name in names("sampling")),
+        *(f"training@training.student={name}" for name in names("training")),
+    ],
+)
+def test_choice(override: str) -> None:
+    load("profile=gpu8", override)
+
+
+@pytest.mark.parametrize("seeds", names("seeds"))
+def test_seeds(seeds: str) -> None:
+    load("profile=gpu8", f"seeds={seeds}", *(["seeds.path=/data/seeds.jsonl"] if seeds == "file" else []))
+
+
+@pytest.mark.parametrize("profile", GPUS)
+def test_header_states_the_price(profile: str) -> None:
+    header = [line for line in (CONF / f"profile/{profile}.yaml").read_text().splitlines() if line.startswith("#")]
+    for what in ("Hardware", "Expected time", "GPU-hours"):
+        assert any(line.startswith(f"# {what}: ") for line in header), what
+    (hardware,) = [line for line in header if line.startswith("# Hardware")]
+    assert re.search(rf"\b{GPUS[profile]} GPUs? of 80 GB", hardware)
+
+
+@pytest.mark.parametrize("profile", GPUS)
+def test_profile_fits_its_gpus(profile: str) -> None:
+    config = load(f"profile={profile}")
+    for key in MODELS:
+        model = getattr(config.models, key)
+        assert 0 < model.gpus * model.replicas <= GPUS[profile], key
+    for training in (config.training.codegen, config.training.student):
+        assert training.workers * training.gpus_per_worker <= GPUS[profile]
