@@ -38,7 +38,7 @@ def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
         ({"bad_wrds": ["x"]}, "extra.bad_wrds: .* did you mean bad_words"),
         ({"top_p": 0.5}, "extra.top_p: set by a key of its own"),
         ({"n": 2}, "extra.n: set by a key"),
-        ({"logit_bias": 7}, "vLLM refuses it"),
+        ({"logprobs": -5}, "vLLM refuses it"),
     ):
         with pytest.raises(ConfigError, match=said):
             sampling_params(SamplingConfig(temperature=1, extra=extra), tokenizer)
