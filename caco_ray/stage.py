@@ -56,6 +56,7 @@ def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None], on_live: Cal
     if pending and not is_closed(stage.folder):
         on_live(Live())
         for entry in _stream(stage, writer, pending, sum(entry.totals.quarantined for entry in done.values()), on_live):
+            writer.note(entry)
             on_shard(entry)
     return writer.close(time.monotonic() - started)
 
