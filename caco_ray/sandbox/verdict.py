@@ -31,7 +31,7 @@ def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
     signalled = os.WTERMSIG(ending.wait_status) if by_signal else 0
     # The timer counts ticks where rusage counts nanoseconds: a program killed by it may show a little less than the limit.
     if ending.cpu_s >= limits.cpu_s or (signalled == signal.SIGKILL and ending.cpu_s > _KILLED_AT * limits.cpu_s):
-        return failed("timeout_cpu", f"used {ending.cpu_s:.2f} s of CPU; the limit is {limits.cpu_s:g} s")
+        return failed("timeout_cpu", f"used more than {limits.cpu_s:g} s of CPU")
     if ending.timed_out:
         return failed("timeout_wall", f"still running after {limits.deadline_s:g} s")
     if ending.overflow:
