@@ -46,8 +46,8 @@ def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
 
 def test_a_shared_prompt_is_read_from_the_prefix_cache(vllm_engine: Engine) -> None:
     before = vllm_engine.stats()
-    vllm_engine.generate(["word " * 100] * 4, GREEDY)
-    vllm_engine.generate(["word " * 100] * 4, GREEDY)
+    vllm_engine.generate(["word " * 200] * 4, GREEDY)
+    vllm_engine.generate(["word " * 200] * 4, GREEDY)
     after = vllm_engine.stats()
     assert after.cache_queries > before.cache_queries
     assert 0 < after.cache_hits - before.cache_hits <= after.cache_queries - before.cache_queries
