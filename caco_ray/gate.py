@@ -40,6 +40,7 @@ class Gate:
         self._granted: dict[int, int] = {}
         self._pulse = Pulse()
         self._moved = asyncio.Condition()
+        self._starts: dict[str, int] = {}  # of each actor, since it last was ready
         self._posts: dict[str, tuple[float, Live]] = {}
 
     async def admitted(self, index: int) -> int:
@@ -57,6 +58,15 @@ class Gate:
             self._moved.notify_all()
         self._pulse.live = add_up(self._posts.values(), time.monotonic())
         return self._pulse
+
+    async def starts(self, actor: str) -> int:
+        """An actor begins to make its resource; returns how often it died of that before. Ray starts it again for ever."""
+        self._pulse.beats += 1
+        self._starts[actor] = self._starts.get(actor, 0) + 1
+        return self._starts[actor] - 1
+
+    async def ready(self, actor: str) -> None:
+        self._starts.pop(actor, None)
 
     async def post(self, worker: str, live: Live) -> None:
         """Figures of one worker's engine."""

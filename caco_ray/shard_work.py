@@ -44,7 +44,7 @@ class ApplyActor:
         self._failure: CacoError | None = None
         self._reporter: Reporter | None = None
         try:
-            self._function = _made(operator)
+            self._function = _made_with_care(operator, session)
         except CacoError as error:
             self._failure = error
         look = getattr(self._function, "stats", None)
@@ -70,6 +70,19 @@ class ApplyActor:
 
 def apply_task(batch: pa.Table, operator: Operator, session: Session) -> pa.Table:
     return _apply(batch, lambda given: _guard(operator, session).run(operator.make(), given.table, given.shard))
+
+
+def _made_with_care(operator: Operator, session: Session) -> TableFunction:
+    """Raises EngineError where making it ended this actor's process several times: nobody is there to say why."""
+    actor = ray.get_runtime_context().get_actor_id()
+    deaths = ray.get(session.gate.starts.remote(actor))
+    if deaths >= _TRIES:
+        raise EngineError(
+            f"{operator.name}: its process died {deaths} times while it started; the kernel ends one that takes too much memory"
+        )
+    made = _made(operator)
+    ray.get(session.gate.ready.remote(actor))
+    return made
 
 
 def _made(operator: Operator) -> TableFunction:

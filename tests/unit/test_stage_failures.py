@@ -182,6 +182,12 @@ def test_an_operator_that_always_dies_stops_the_stage(tmp_path: Path, monkeypatc
         run(made)
 
 
+def test_an_actor_that_always_dies_while_it_starts_stops_the_stage(tmp_path: Path) -> None:
+    """What the kernel does to a model that is too large for the machine."""
+    with pytest.raises(EngineError, match="doomed: its process died 3 times while it started"):
+        run(stage(tmp_path, Operator("doomed", lambda: os._exit(1), actors=1)))
+
+
 def test_shards_in_flight_are_bounded_and_a_slow_one_delays_only_itself(tmp_path: Path) -> None:
     def begin(table: pa.Table) -> pa.Table:
         (tmp_path / f"begun-{table['sample_index'][0].as_py()}").touch()
