@@ -40,7 +40,8 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     for stage, role, key in _SERVED:
         if stage in wanted:
             _check_lengths(f"models.{key}", getattr(config.models, key), *_sampling(config, stage))
-            _check_served(run, f"models.{key}", role, getattr(config.models, key))
+            for model in _models(config, key):
+                _check_served(run, f"models.{key}", role, model)
     for stage, training, base in _trained(config):
         if stage in wanted:
             _check_training(run, stage, training, base)
@@ -48,6 +49,15 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
         _check_evaluate(run)
     for stage in on:
         run.is_done(stage)
+
+
+def _models(config: Config, key: str) -> list[ModelConfig]:
+    """What is served under a key of `models`: `evaluate` serves base and student in turn."""
+    model: ModelConfig = getattr(config.models, key)
+    if key != "evaluate" or not isinstance(model, VllmModel):
+        return [model]
+    paths = {"base": config.models.student, "student": "run:student"}
+    return [model.model_copy(update={"path": paths[name]}) for name in config.evaluate.models]
 
 
 def _trained(config: Config) -> tuple[tuple[str, TrainingConfig, str], ...]:
@@ -94,13 +104,10 @@ def _check_training(run: Run, stage: str, training: TrainingConfig, base: str) -
 
 def _check_evaluate(run: Run) -> None:
     evaluated, model = run.config.evaluate.models, run.config.models.evaluate
-    if "student" not in evaluated:
-        return
-    if not isinstance(model, VllmModel) and len(evaluated) > 1:
+    if not isinstance(model, VllmModel) and "student" in evaluated:
         raise ConfigError(
-            f"models.evaluate.engine={model.engine}: cannot serve base and student in turn; use engine vllm, or evaluate.models=[base]"
+            f"models.evaluate.engine={model.engine}: cannot serve what this run trains; use engine vllm, or evaluate.models=[base]"
         )
-    _check_own(run, "evaluate.models=student, the model", "run:student")
 
 
 def _check_own(run: Run, key: str, path: str) -> None:
