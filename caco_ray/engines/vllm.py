@@ -9,6 +9,7 @@ rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
 import asyncio
 import difflib
 import itertools
+import multiprocessing
 import re
 import shutil
 import tempfile
@@ -57,7 +58,9 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._traffic = Traffic(2 * model.max_num_seqs)  # requests inside vLLM: enough to keep its batch full
         self._steps = Steps()
+        before = multiprocessing.active_children()
         self._llm: Any = self._load(arguments, folder)
+        self._children = [child for child in multiprocessing.active_children() if child not in before]
         self._adapter = _adapter(model)
         self._tokenizer = self._llm.get_tokenizer()
 
@@ -92,6 +95,9 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         self._loop.cancel_all()
         llm.shutdown()  # closes its sockets on the loop
+        for child in self._children:  # one that hangs hears no request to end
+            child.kill()
+            child.join()
         self._loop.close()
         if not self._died:
             shutil.rmtree(self._log, ignore_errors=True)

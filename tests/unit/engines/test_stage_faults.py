@@ -56,7 +56,7 @@ def test_rows_of_a_flaky_endpoint_are_kept_rejected_or_quarantined(endpoint: Any
 def test_an_endpoint_that_is_down_ends_the_stage(endpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "MAX_KILLS_IN_A_ROW", 2)
     endpoint.always = TROUBLE["500"]
-    with pytest.raises(StageStalledError, match="engine died .* times in a row .*caught fire"):
+    with pytest.raises(StageStalledError, match="engine died .* times in a row"):
         run(tmp_path, client(endpoint.url))
 
 
