@@ -91,7 +91,8 @@ def lose_what_can_be_written() -> None:
     """What `readOnlyRootFilesystem` does to a pod that mounts no volume; and not even the loopback interface is up."""
     for folder in ("/tmp", "/var/tmp", "/dev/shm"):
         if os.path.isdir(folder):
-            _mount("-t", "tmpfs", "-o", "ro", "none", folder)
+            _mount("--rbind", folder, folder)  # not hidden: this checkout may lie in it
+            _mount("-o", "remount,bind,ro", folder)
     libc.check(libc.libc.unshare(0x40000000), "unshare(network)")
 
 
