@@ -96,7 +96,7 @@ def test_verify_proves_every_row_and_finds_a_planted_lie(finished: Path, tmp_pat
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    slow = (*SMALL, f"run.dir={tmp_path}", "models.sampler.seconds_per_token=0.01", "until=scale")
+    slow = (*SMALL, f"run.dir={tmp_path}", "models.sampler.seconds_per_token=0.003", "until=scale")
     first = subprocess.Popen([sys.executable, str(ROOT / "jobs/run.py"), *slow], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     manifest, deadline = tmp_path / "programs" / "manifest", time.monotonic() + 200
     while not (manifest.is_dir() and list(manifest.glob("*.json"))):
