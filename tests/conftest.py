@@ -1,6 +1,7 @@
 """What the tests share: a quiet local Ray for those that need one, and the path of the shared data sets."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ.pop("RAY_ADDRESS", None)  # a test never joins somebody's cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would all that tests start
 os.environ.setdefault("CACO_RAY_CACHE", str(ROOT / ".cache"))  # the embedded model is converted once for all tests
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -130,9 +131,17 @@ class Lease:
                 latest = _latest(self._folder)
                 if latest is not None and latest[0] > self._number:
                     self._lost = latest[1]
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as Ctrl-C: it wakes what waits
+                    self._end_process()
                     return
                 self._write(released=False)
+
+    def _end_process(self) -> None:
+        """As Ctrl-C: it wakes what waits. A shell's background job ignores that, and is ended without more."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            self._say(f"{self._folder}: taken over by another driver ({self._lost}) while this one stood still; it goes on there")
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _write(self, released: bool) -> None:
         self._me = replace(self._me, beats=self._me.beats + 1, released=released)

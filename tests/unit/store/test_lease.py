@@ -112,6 +112,17 @@ def test_a_driver_that_was_taken_over_ends_and_says_so(tmp_path) -> None:
     assert "RunDirError" in said and "taken over by another driver" in said and "node-7" in said
 
 
+def test_one_that_ignores_ctrl_c_ends_too(tmp_path) -> None:
+    """What `nohup` and a shell's `&` make of a run."""
+    folder = Folder(str(tmp_path / "run"))
+    ignoring = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" + _HOLD
+    first = subprocess.Popen([sys.executable, "-c", ignoring, folder.url], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    _elsewhere(folder, 2)
+    said, _ = first.communicate(timeout=300)
+    assert first.returncode == -signal.SIGTERM and "taken over by another driver" in said
+
+
 def test_a_storage_where_both_writers_win_is_refused(folder: Folder, monkeypatch) -> None:
     monkeypatch.setattr(Folder, "create", lambda self, name, data: self.write(name, data) or True)  # an S3 server without conditions
     with pytest.raises(StorageError, match="lets two writers create one name"):
