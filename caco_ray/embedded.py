@@ -43,7 +43,8 @@ def embedded_model(cache_dir: Path) -> Path:
             raise StorageError(f"{folder.parent}: {free_mb} MB free, the embedded model needs {_NEEDED_MB} MB: make room")
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # bars that cannot be turned off; what matters is raised
+            nowhere = io.StringIO()  # bars and DeepSpeed's words, which cannot be turned off; what matters is raised
+            with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
                 _convert(source, partial)
             _publish(partial, folder)
         finally:
