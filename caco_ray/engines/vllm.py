@@ -31,7 +31,8 @@ from caco_ray.engines.vllm_steps import Steps, stat_logger
 from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
 
 _MAX_MESSAGE = 400
-_KILLED = re.compile(r"Failed core proc\(s\): \{.*: -(\d+)")
+# What is left to say where the log holds no traceback. `{}`: vLLM saw its process end before the kernel had its exit status.
+_KILLED = re.compile(r"Failed core proc\(s\): \{(?:.*: -(?P<signal>\d+)|\})")
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt): ")  # the last line of a traceback
 
 
@@ -121,7 +122,8 @@ class VllmEngine:
         if killed or any(sign.lower() in said.lower() for sign in memory.SIGNS):
             said = f"{said}. It takes: {memory.describe(self._model, folder, _device_bytes(self._model))}"
         if killed:  # from outside: another try may go well
-            return EngineError(f"{folder}: vLLM was killed by signal {killed.group(1)} while it started: {said} {log}")
+            signal = f" by signal {killed['signal']}" if killed["signal"] else ""
+            return EngineError(f"{folder}: vLLM was killed{signal} while it started: {said} {log}")
         return ModelError(f"{folder}: vLLM cannot load it: {said} {log}")
 
     def _cause(self, error: BaseException) -> str:

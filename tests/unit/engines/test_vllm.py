@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -207,7 +208,7 @@ def test_a_core_that_is_killed_while_it_starts_is_an_engine_error(smollm2: Path,
     out, err = owner.communicate(timeout=DEADLINE_S)
     assert owner.returncode == 0, err
     (last,) = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
-    assert "vLLM was killed by signal 9 while it started" in last["said"] and "GiB of memory are free" in last["said"]
+    assert re.search("vLLM was killed( by signal 9)? while it started: .* GiB of memory are free", last["said"])
 
 
 def test_vllm_dies_with_a_killed_owner(smollm2: Path, tmp_path: Path) -> None:
