@@ -61,19 +61,24 @@ def parse_arguments(model: type[Model]) -> Model:
 
 def _composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Callable[[Validated], int | None]) -> int | None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to `guarded`: Hydra's own report is many lines
-    sys.argv[1:] = [_allow_new_key(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [allow_new_key(argument) for argument in sys.argv[1:]]
     trees: list[DictConfig] = []
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(trees.append)()
-    codes = [job(load(_resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`
+    codes = [job(load(resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`
     return next((code for code in codes if code), None)
 
 
-def _allow_new_key(argument: str) -> str:
+def allow_new_key(argument: str) -> str:
     """`a.b=1` as Hydra's `++a.b=1`: keys with defaults in `config.py` need not stand in `conf/`, and unknown ones are refused there."""
     return f"++{argument}" if re.match(r"[a-z_]+(\.\w+)+=", argument) else argument
 
 
-def _resolved(tree: DictConfig) -> dict[str, Any]:
+def resolved(tree: DictConfig) -> dict[str, Any]:
+    """A composed tree as plain containers.
+
+    Raises:
+        ConfigError: a value is missing.
+    """
     missing = sorted(OmegaConf.missing_keys(tree))
     if missing:
         raise ConfigError(f"{missing[0]}: a value is needed; give {missing[0]}=VALUE")

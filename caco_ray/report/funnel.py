@@ -109,6 +109,17 @@ def collect(run_folder: Folder, samples: int = 10) -> RunReport:
     Raises:
         RunDirError: a file that a closed stage names is missing or damaged.
     """
+    report = collect_counts(run_folder)
+    assembled = run_folder / FOLDERS["assemble"]
+    return replace(report, shipped=survey(Dataset(assembled), samples)) if report.stage("assemble") else report
+
+
+def collect_counts(run_folder: Folder) -> RunReport:
+    """As `collect`, from the manifests alone: no rows are read, and `shipped` is left out.
+
+    Raises:
+        RunDirError: a file that a closed stage names is missing or damaged.
+    """
     closed = {name: folder for name, folder in _folders(run_folder) if is_closed(folder)}
     stages = {name: _stage(name, folder) for name, folder in closed.items() if name not in TRAINED}
     trainings = tuple(read_training(name, closed[name]) for name in TRAINED if name in closed)
@@ -118,7 +129,6 @@ def collect(run_folder: Folder, samples: int = 10) -> RunReport:
         stages=tuple(_with_parent(stage, stages) for stage in stages.values()),
         trainings=trainings,
         evaluations=read_evaluations(run_folder / FOLDERS["evaluate"]),
-        shipped=survey(Dataset(closed["assemble"]), samples) if "assemble" in closed else None,
         not_run=tuple(name for name in STAGES if FOLDERS[name] and not _any_of(name, closed)),
         finished=max(dates, default=None),
         versions=tuple(sorted({stage.code_version for stage in stages.values()} | {training.code_version for training in trainings})),

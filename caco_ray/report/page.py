@@ -35,7 +35,7 @@ def write_report(run_folder: Folder, config: Config, samples: int) -> RunReport:
 def render_page(report: RunReport, config: Config) -> str:
     """The whole page."""
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             report=report,
@@ -50,11 +50,12 @@ def render_page(report: RunReport, config: Config) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this package, with the filters for numbers."""
+    made = Environment(
         loader=PackageLoader("caco_ray", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
+    made.filters |= {
         "count": _count,
         "percent": percent,
         "duration": format_seconds,
@@ -62,7 +63,7 @@ def _environment() -> Environment:
         "number": number,
         "metric": metric,
     }
-    return environment
+    return made
 
 
 def _count(value: float | None) -> str:
