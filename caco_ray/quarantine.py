@@ -7,6 +7,9 @@ gets `infra_error` and takes no further part. Parts that went well are kept on d
 
 An operator that raises something which is not one of our own errors is treated alike, without the death. What the user can mend
 (`UserError`) and a broken contract stop the stage instead. Failures that an operator reports row by row are tried again here.
+
+An operator may have `complete(table)`, for what it takes all rows of a shard to say: it gets the shard when its rows are through, however
+they were run and however often, and is never run on parts.
 """
 
 import contextlib
@@ -84,8 +87,11 @@ class Guard:
             UserError: from the operator.
             StageContractError: the operator returned other rows or columns than it was given.
         """
-        if not _live_rows(table):
-            return table
+        complete = getattr(function, "complete", None)
+        result = self._rows(function, table, shard) if _live_rows(table) else table
+        return result if complete is None else self._checked(complete, result)
+
+    def _rows(self, function: TableFunction, table: pa.Table, shard: int) -> pa.Table:
         attempt = self._attempt(shard)
         if attempt.follows is not None:
             self._beat(attempt.follows)

@@ -38,22 +38,21 @@ class Agreement(_Grading):
     """Solutions: fills `language_answer` from `solution`; it must agree with the executed answer.
 
     Every final answer that the solution states must agree, not only the last: a solution that says 5 and then 7 proves neither.
-    Reasons: `no_final_answer`, `answer_disagrees`. Then the solutions of one problem are counted together (`vote`).
+    Reasons: `no_final_answer`, `answer_disagrees`. `complete` counts the solutions of one problem together (`vote`).
     """
 
-    def __init__(self, cpu_s: int = 5, samples: int = 1) -> None:
-        """`samples`: solutions of each problem."""
+    def __init__(self, cpu_s: int = 5, samples: int | None = None) -> None:
+        """`samples`: solutions of each problem; None = they are not counted."""
         super().__init__(cpu_s)
         self._samples = samples
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = super().__call__(table).to_pylist()
-        self.vote(rows)
-        return to_table(rows, table.schema)
-
-    def vote(self, rows: list[Row]) -> None:
-        """Fill the columns of `vote` in graded rows."""
+    def complete(self, table: pa.Table) -> pa.Table:
+        """Fill the columns of `vote`: all rows of a shard, graded."""
+        if self._samples is None:
+            return table
+        rows = table.to_pylist()
         record_votes(rows, self._samples, lambda one, other: answers_equal(one, other, self._algebra) is Verdict.AGREE)
+        return to_table(rows, table.schema)
 
     def _grade(self, row: Row) -> None:
         stated = stated_answers(row["solution"] or "")

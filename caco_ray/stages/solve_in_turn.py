@@ -32,8 +32,10 @@ class SolveInTurn:
                     reject(row, SKIPPED)
             self._ask(asked, table.schema)
             solved |= {row["parent_id"] for row in asked if is_live(row)}
-        self._agreement.vote(rows)
         return to_table(rows, table.schema)
+
+    def complete(self, table: pa.Table) -> pa.Table:
+        return self._agreement.complete(table)
 
     def close(self) -> None:
         self._solver.close()

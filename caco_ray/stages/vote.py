@@ -4,11 +4,12 @@
 `solve_pass_rate`   the share of them that was kept
 `solve_majority`    the answer that most of them end with; of two with as many, the one that was given first
 
-The same for all rows of a problem. Null where not all of its rows are here (a shard that is run in parts after a worker died).
+The same for all rows of a problem, and null where no solution could be drawn. A problem's rows are in one shard; it takes all of them.
 """
 
 from collections.abc import Callable
 
+from caco_ray.errors import StageContractError
 from caco_ray.schema import Row
 
 SKIPPED = "solved_already"
@@ -25,9 +26,11 @@ def problems(rows: list[Row]) -> dict[str, list[Row]]:
 
 def record_votes(rows: list[Row], samples: int, same: Same) -> None:
     """Fill the columns in place. `samples`: rows that each problem has; `same`: do two written answers say the same?"""
-    for group in problems(rows).values():
+    for problem, group in problems(rows).items():
+        if len(group) != samples:
+            raise StageContractError(f"{len(group)} of {samples} solutions of {problem} are in the shard: they are counted together")
         drawn = [row for row in group if row["infra_error"] is None and row["reject_reason"] != SKIPPED]
-        if len(group) != samples or not drawn:
+        if not drawn:
             continue
         kept = sum(row["reject_reason"] is None for row in drawn)
         majority = _majority([row["language_answer"] for row in drawn if row["language_answer"] is not None], same)

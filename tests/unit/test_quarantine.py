@@ -130,3 +130,36 @@ def test_suspects_have_the_worker_to_themselves() -> None:
         thread.join(30)
     assert ("shared", "shared") in log  # shards do share
     assert log.count(("alone",)) == 5 and not [held for held in log if "alone" in held and len(held) > 1]
+
+
+class Counting:
+    """Raises on some rows, fails others once by name, and counts the rows that have a `code` when the shard is complete."""
+
+    def __init__(self, poison: set[int], flaky: set[int]) -> None:
+        self.poison, self.flaky = poison, set(flaky)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in live(rows):
+            if row["sample_index"] in self.poison:
+                raise ValueError("poison")
+            row.update({"infra_error": "lost"} if row["sample_index"] in self.flaky else {"code": "done"})
+        self.flaky.clear()
+        return to_table(rows, table.schema)
+
+    def complete(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        whole = sum(row["code"] is not None for row in rows)
+        return to_table([{**row, "exec_error": f"{whole} of {len(rows)}"} for row in rows], table.schema)
+
+
+@pytest.mark.parametrize(("poison", "flaky"), [(set(), set()), ({20}, set()), (set(), {3, 20}), ({5, 20}, {40})])
+def test_what_takes_the_whole_shard_gets_it_however_the_rows_were_run(tmp_path: Path, poison: set[int], flaky: set[int]) -> None:
+    """In parts after a row at fault, and again for rows that failed."""
+    result = guard(tmp_path).run(Counting(poison, flaky), table_of(48), 0).to_pylist()
+    assert {row["exec_error"] for row in result} == {f"{48 - len(poison)} of 48"}
+
+
+def test_a_shard_whose_rows_are_all_out_is_completed_too(tmp_path: Path) -> None:
+    result = guard(tmp_path).run(Counting(set(), set()), table_of(4, reject_reason="timeout"), 0)
+    assert result["exec_error"].to_pylist() == ["0 of 4"] * 4

@@ -76,12 +76,16 @@ def test_solutions_of_a_problem_are_counted_together():
     problem = [{**_solution(text), "parent_id": "p"} for text in (r"\boxed{13}", r"\boxed{12}", r"\boxed{12.0}", "None.")]
     other = [{**_solution(rf"\boxed{{{answer}}}"), "parent_id": "q"} for answer in (7, 8, 8, 12)]
     other[3] |= {"infra_error": "engine: gone"}
-    part = [{**_solution(r"\boxed{12}"), "parent_id": "r"}]
-    rows = operator(_table(SOLUTION, *problem, *other, *part)).to_pylist()
+    lost = [{**_solution(r"\boxed{12}"), "parent_id": "r", "infra_error": "engine: gone"}] * 4
+    table = operator(_table(SOLUTION, *problem, *other, *lost))
+    assert _votes(table.to_pylist()) == [(None, None, None)] * 12  # graded, perhaps in parts
+    rows = operator.complete(table).to_pylist()
+    with pytest.raises(StageContractError, match="3 of 4 solutions of p"):
+        operator.complete(table.slice(1))
     operator.close()
     assert _votes(rows[:4]) == [(4, 0.5, "12")] * 4
     assert _votes(rows[4:8]) == [(3, 0.0, "8")] * 4
-    assert _votes(rows[8:]) == [(None, None, None)]
+    assert _votes(rows[8:]) == [(None, None, None)] * 4
 
 
 def test_an_empty_table_passes(agreement):

@@ -21,6 +21,7 @@ class Solver:
     """Answers each row as `SAID` has it, and counts."""
 
     model_id = "scripted"
+    engine_seed = None
 
     def __init__(self):
         self.asked = []
@@ -59,7 +60,7 @@ def test_draws_until_one_agrees_and_counts_what_was_drawn(solver):
         for index in range(SAMPLES)
     ]
     table = to_table(rows, SOLUTION)
-    result = operator(table)
+    result = operator.complete(operator(table))
     operator.close()
     assert solver.closed
     assert result.schema == table.schema and result["row_id"].equals(table["row_id"])
