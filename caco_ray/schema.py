@@ -78,7 +78,7 @@ def _generation(role: str) -> list[pa.Field]:
     return [
         pa.field(f"{role}_model", pa.string()),  # name@fingerprint of the weights
         pa.field(f"{role}_prompt", pa.string()),  # name@version of the prompt
-        pa.field(f"{role}_seed", pa.int64()),  # of this row's sampling; the other parameters are in the stage's settings
+        pa.field(f"{role}_seed", pa.int64()),  # of this row's sampling, or of the engine that drew it (vLLM on CPU)
         pa.field(f"{role}_finish", pa.string()),
         pa.field(f"{role}_prompt_tokens", pa.int32()),
         pa.field(f"{role}_tokens", pa.int32()),

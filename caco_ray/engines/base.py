@@ -50,6 +50,11 @@ class Engine(Protocol):
     @property
     def model_id(self) -> str: ...
 
+    @property
+    def engine_seed(self) -> int | None:
+        """What all samples are drawn from where requests cannot have seeds of their own; None where they can."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[Prompt],

@@ -33,6 +33,10 @@ class FakeEngine:
     def model_id(self) -> str:
         return "fake"
 
+    @property
+    def engine_seed(self) -> None:
+        return None
+
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None
     ) -> list[list[Completion]]:

@@ -53,6 +53,10 @@ class OpenAiEngine:
     def model_id(self) -> str:
         return self._id
 
+    @property
+    def engine_seed(self) -> None:
+        return None
+
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None
     ) -> list[list[Completion]]:

