@@ -100,7 +100,7 @@ Reply with one Python code block and nothing else.""",
 )
 
 REVERSE_INSTRUCT = ChatPrompt(
-    1,
+    2,
     system="You write clear, self-contained problems for a book of exercises.",
     user="""The program below solves a problem. Write that problem.
 
@@ -121,6 +121,7 @@ The problem must
 - make sense: quantities that a reader can believe, whole things counted in whole numbers.
 
 Style: $style
+Author: $persona, who takes the scene from a world that they know where the style leaves room for it, and does not speak of themselves
 
 Reply with the problem between <problem> and </problem> and nothing else.""",
 )
@@ -163,7 +164,7 @@ Reason: <one sentence>
 Verdict: <yes or no>""",
 )
 
-# How a question is told. One is drawn for each row by its id, so that a retried task asks for the same style.
+# How a question is told, and by whom. One of each is drawn for each row by its id, so that a retried task asks for the same.
 STYLES: dict[str, str] = {
     "textbook": "a plain textbook exercise: short sentences, no story",
     "everyday": "a scene of everyday life (shopping, cooking, travel, sports) with named people",
@@ -175,6 +176,22 @@ STYLES: dict[str, str] = {
     "history": "set in another time or place, with quantities that fit it",
     "dialogue": "two people talk; the last line of the talk asks the question",
     "data": "a brief report that lists its figures first and asks its question at the end",
+}
+PERSONAS: dict[str, str] = {
+    "baker": "a baker",
+    "carpenter": "a carpenter",
+    "nurse": "a nurse on a ward",
+    "farmer": "a farmer",
+    "coach": "the coach of a youth team",
+    "librarian": "a librarian",
+    "engineer": "an engineer who plans bridges and pumps",
+    "astronomer": "an astronomer",
+    "shopkeeper": "the owner of a small shop",
+    "sailor": "a sailor",
+    "musician": "a musician",
+    "gardener": "a gardener",
+    "driver": "the driver of a delivery van",
+    "games": "a maker of board games",
 }
 
 PROMPTS: dict[tuple[str, str], TextPrompt | ChatPrompt] = {
@@ -205,7 +222,8 @@ def render(role: Role, family: Family, row: Row) -> Prompt:
     values = {name: _plain(row[name]) for name in _FIELDS if row.get(name)}
     values.setdefault("cot", "(none)")  # the only one that a seed may lack
     if family == "instruct":
-        values["style"] = STYLES[question_style(family, row)]
+        style, persona = question_style(family, row).split("/")
+        values |= {"style": STYLES[style], "persona": PERSONAS[persona]}
     try:
         if isinstance(prompt, TextPrompt):
             return Template(prompt.text).substitute(values)
@@ -225,11 +243,15 @@ def prompt_name(role: Role, family: Family) -> str:
 
 
 def question_style(family: Family, row: Row) -> str:
-    """The key of `STYLES` that the row's id draws; a trained model has one style, its own."""
+    """`style/persona`: the keys of `STYLES` and `PERSONAS` that the row's id draws; a trained model has one style, its own."""
     if family != "instruct":
         return family
-    digest = hashlib.blake2b(f"style\x1f{row['row_id']}".encode(), digest_size=8).digest()
-    return list(STYLES)[int.from_bytes(digest, "big") % len(STYLES)]
+    return f"{_draw('style', STYLES, row)}/{_draw('persona', PERSONAS, row)}"
+
+
+def _draw(name: str, of: dict[str, str], row: Row) -> str:
+    digest = hashlib.blake2b(f"{name}\x1f{row['row_id']}".encode(), digest_size=8).digest()
+    return list(of)[int.from_bytes(digest, "big") % len(of)]
 
 
 def training_examples(row: Row, roles: tuple[str, ...]) -> list[tuple[Segment, ...]]:

@@ -3,8 +3,8 @@
 Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 429, 5xx and broken
 connections, with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is
 the row's "error"; an endpoint that refuses connections, the key or the model, or fails many requests in a row, is an `EngineError`
-or `ModelError`. Seeds are sent along; what they are worth is the server's affair. A server that counts `max_tokens` towards its
-context may call a prompt too long that would fit with fewer.
+or `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too long where the server says so: one that
+counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids are counted here.
 """
 
 import asyncio
@@ -83,6 +83,8 @@ class OpenAiEngine:
         problem = malformed(prompt)
         if problem:
             return failed(problem, n)
+        if isinstance(prompt[0], int) and len(prompt) >= self._model.max_model_len:
+            return too_long(n, len(prompt))
         seeded = [options if seed is None else {**options, "seed": sample_seed(seed, index)} for index in range(n)]
         return await run_all([self._sample(prompt, own) for own in seeded])
 

@@ -64,7 +64,8 @@ def survey(dataset: Dataset, samples: int) -> Shipped:
         rows += table.num_rows
         best = pa.concat_tables([best, table.select(_SHOWN).cast(best.schema)]).sort_by("row_id").slice(0, samples)
         levels.update(_counts(table, "sandbox_level"))
-        styles.update(_counts(table, "question_style"))
+        for style, count in _counts(table, "question_style").items():
+            styles[style.partition("/")[0]] += count
         for role in _ROLES:
             makers.update(_pairs(table, role))
     return Shipped(

@@ -2,7 +2,8 @@
 
 import re
 
-_THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+# A template may have opened the thinking in the prompt; thinking that never ends is all there is.
+_THINKING = re.compile(r"^\s*<think>.*?(?:</think>|\Z)|^(?:(?!<think>).)*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _PYTHON = frozenset({"", "python", "python3", "py", "py3", "pycon"})
 _CODE_LINE = re.compile(r"^(?:(?:import|from|def|class|input|output)\b|\w+\s*=[^=])", re.MULTILINE)
@@ -11,7 +12,7 @@ _OUTPUT = re.compile(r"^\s*output\s*(?::[^=\n]+)?=", re.MULTILINE)
 
 
 def without_thinking(text: str) -> str:
-    """The reply after a leading `<think>...</think>` of a reasoning model."""
+    """The reply after the thinking of a reasoning model: `<think>...</think>` at its begin, or all up to a lone `</think>`."""
     return _THINKING.sub("", text, count=1).strip()
 
 

@@ -3,7 +3,18 @@
 import pytest
 
 from caco_ray.errors import ConfigError, StageContractError
-from caco_ray.prompts import END, PROMPTS, STYLES, Segment, prompt_name, question_style, render, student_example, training_examples
+from caco_ray.prompts import (
+    END,
+    PERSONAS,
+    PROMPTS,
+    STYLES,
+    Segment,
+    prompt_name,
+    question_style,
+    render,
+    student_example,
+    training_examples,
+)
 from caco_ray.schema import row_id
 from caco_ray.seeds.builtin import builtin_seeds
 
@@ -73,12 +84,15 @@ def test_text_of_a_row_cannot_open_or_close_a_turn():
     assert prompt.count("<|im_start|>") == 2 and prompt.count(END) == 1
 
 
-def test_styles_are_drawn_by_row_id_and_all_occur():
+def test_styles_and_personas_are_drawn_by_row_id_and_all_occur():
     rows = [dict(ROW, row_id=row_id("p", "reverse", n)) for n in range(400)]
     drawn = [question_style("instruct", row) for row in rows]
     assert drawn == [question_style("instruct", row) for row in rows]
-    assert set(drawn) == set(STYLES)
-    assert STYLES[drawn[0]] in text_of(render("reverse", "instruct", rows[0]))
+    styles, personas = zip(*(each.split("/") for each in drawn), strict=True)
+    assert set(styles) == set(STYLES) and set(personas) == set(PERSONAS)
+    assert len(set(drawn)) > len(STYLES) * len(PERSONAS) / 2  # drawn independently
+    text = text_of(render("reverse", "instruct", rows[0]))
+    assert STYLES[styles[0]] in text and PERSONAS[personas[0]] in text
     assert question_style("trained", ROW) == "trained"
 
 

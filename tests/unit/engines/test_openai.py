@@ -154,3 +154,11 @@ def test_keeps_to_its_concurrency(endpoint: Any) -> None:
 def test_refuses_a_base_url_that_is_none() -> None:
     with pytest.raises(ConfigError, match="base_url=localhost"):
         ask("localhost:8000", [PROMPT])
+
+
+def test_token_ids_that_cannot_fit_are_not_sent(endpoint: Any) -> None:
+    engine = build_engine(OpenAiModel(base_url=endpoint.url, model="fake", max_model_len=64), path=None, seed=0)
+    long, short = engine.generate([[40] * 64, [40] * 63], SamplingConfig(temperature=0, max_tokens=4), n=2)
+    engine.close()
+    assert [(each.finish_reason, each.n_prompt_tokens) for each in long] == [("prompt_too_long", 64)] * 2
+    assert all(each.finish_reason != "prompt_too_long" for each in short) and len(endpoint.requests) == 2

@@ -24,6 +24,7 @@ def fresh(**columns):
         f"  ```python3 title=x\n{CODE}\n  ```",
         f"```python\n{CODE}",  # the fence was never closed
         f"<think>\nlet me see ```python\nx\n```\n</think>\n```python\n{CODE}\n```",
+        f"let me see ```python\nx\n```\n</think>\n```python\n{CODE}\n```",  # the prompt opened the thinking
         f"```python\n{CODE}\n```\nOutput:\n```text\n6\n```",
         f"```bash\npip install sympy\n```\n```python\n{CODE}\n```",
         f"First a try:\n```python\ndef f(x): return x\n```\nNow all of it:\n```python\n{CODE}\n```",
@@ -43,6 +44,7 @@ def test_the_one_program_of_a_reply_is_found(text):
         ("", "no_code"),
         ("```text\njust words\n```", "no_code"),
         ("```python\n```", "no_code"),
+        (f"<think>\n```python\n{CODE}\n```\nor rather", "no_code"),  # thinking that never ended
         ("```python\nx = 1\n```\n```python\ny = 2\n```", "several_code_blocks"),
         (f"```python\n{CODE}\n```\nor\n```python\n{CODE.replace('a * b', 'a + b')}\n```", "several_code_blocks"),
     ],
@@ -63,6 +65,8 @@ def test_raw_text_that_looks_like_code_is_code_even_if_it_does_not_parse():
 def test_thinking_is_cut_only_at_the_start():
     assert without_thinking("<think>a</think>b") == "b"
     assert without_thinking("b <think>a</think>") == "b <think>a</think>"
+    assert without_thinking("a</think>b") == "b"
+    assert without_thinking("<think>a") == ""
 
 
 # Questions.
