@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caco_ray.errors import StageContractError
+from caco_ray.schema import is_measured
 
 PART = re.compile(r"data/part-(\d{6,})-[0-9a-f]+\.parquet")
 ENTRY = re.compile(r"(\d{6,})\.json")
@@ -107,5 +108,5 @@ def add_up(entries: Iterable[ShardEntry]) -> Totals:
 
 
 def _sums(table: pa.Table) -> dict[str, float]:
-    counters = [name for name in table.schema.names if name.endswith("_tokens") or name in ("cpu_s", "wall_s")]
+    counters = [name for name in table.schema.names if name.endswith("_tokens") or is_measured(name)]
     return {name: pc.sum(table[name]).as_py() or 0 for name in counters}
