@@ -52,6 +52,8 @@ class ClusterConfig(Strict):
     num_cpus: PositiveInt | None = None  # of the local cluster; null = what the machine has
     object_store_mb: int = Field(512, ge=80)
     connect_timeout_s: PositiveFloat = 30
+    preflight_timeout_s: PositiveFloat = 120  # for each node to say what it offers, see nodes.py
+    wait_for_nodes_s: NonNegativeFloat = 300  # for an autoscaler, or for one that comes back; then on with fewer actors, see room.py
 
 
 class WatchdogConfig(Strict):
