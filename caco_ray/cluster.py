@@ -67,8 +67,15 @@ def _connect(config: ClusterConfig) -> None:
                 logging_level=logging.ERROR,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({first_line})") from error
+        raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """In one line. Of unequal versions Ray tells in several: those of the cluster, and those of this process."""
+    text = str(error).strip()
+    if "ersion mismatch" in text:
+        return f"{' '.join(text.split())}; use the cluster's versions here, or its image"
+    return text.splitlines()[0] if text else repr(error)
 
 
 @contextmanager

@@ -1,9 +1,14 @@
-"""What this machine offers and what is missing: python jobs/doctor.py [FOLDER]; exit 1 if the quickstart cannot run here."""
+"""What a machine or a cluster offers, and what is missing; exit 1 if something is.
+
+python jobs/doctor.py [FOLDER]                                          this machine, for the quickstart
+python jobs/doctor.py cluster=true [address=auto] profile=... run.dir=... [key=value ...]    every node, for the run with these arguments
+"""
 
 import sys
 from pathlib import Path
 
-from caco_ray.cli import guarded
+from caco_ray.cli import guarded, run_job
+from caco_ray.config import Config
 
 
 def main() -> int:
@@ -19,5 +24,16 @@ def main() -> int:
     return 0 if healthy else 1
 
 
+def of_cluster(config: Config) -> int:
+    from caco_ray.nodes import print_cluster
+    from caco_ray.progress import make_console
+
+    return print_cluster(config, make_console())
+
+
 if __name__ == "__main__":
+    if "cluster=true" in sys.argv:
+        given = [f"cluster.{argument}" if argument.startswith("address=") else argument for argument in sys.argv[1:]]
+        sys.argv[1:] = ["cluster=job", *(argument for argument in given if argument != "cluster=true")]
+        run_job(of_cluster)
     guarded(main)

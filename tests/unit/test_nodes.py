@@ -1,0 +1,113 @@
+"""What a node tells of itself, and what a run says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from caco_ray import __version__
+from caco_ray.cluster import _reason
+from caco_ray.config import Config, load_config
+from caco_ray.needs import drives_gpus, pools, stages_of
+from caco_ray.node_look import SEEN, UNSEEN, look, versions
+from caco_ray.nodes import Node, faults
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GIB = 1 << 30
+RESOURCES = {"CPU": 4.0, "GPU": 2.0, "object_store_memory": float(GIB)}
+
+
+def config(*overrides: str, profile: str = "fake", folder: str = "/runs/x") -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("config", [f"profile={profile}", f"run.dir={folder}", *overrides])
+    return load_config(OmegaConf.to_container(tree, resolve=True))  # type: ignore[arg-type]
+
+
+def node(address: str = "10.0.0.1", **other: Any) -> Node:
+    facts = {
+        **versions(), "gpus": 2, "shm_bytes": GIB, "ray_disk_used": 0.5, "sandbox": "L2", "sandbox_said": "", "storage": SEEN, "free_bytes": GIB,
+    }  # fmt: skip
+    return Node(address, address, RESOURCES, {**facts, **other})
+
+
+def test_a_node_that_has_everything_has_no_fault() -> None:
+    assert faults(config("model@models.judge=instruct_32b"), ("scale", "judge"), [node()]) == []
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({"Python": "3.9.1"}, "Python 3.9.1, the driver has 3"),
+        ({"Ray": "2.1.0"}, "Ray 2.1.0, the driver has 2"),
+        ({"caco_ray": "0.0.1", "code": "x"}, f"caco_ray 0.0.1, the driver has {__version__}; use one image or lock everywhere"),
+        ({"code": "x"}, f"caco_ray {__version__}, but other code than the driver's"),
+        ({"shm_bytes": 64 << 20}, "/dev/shm has 0.06 GiB, Ray's object store 1.00"),
+        ({"gpus": 0}, "Ray was told of 2 GPUs, the NVIDIA driver shows 0; models.judge need them"),
+        ({"sandbox": "", "sandbox_said": "no Landlock"}, "sandbox.require=L2: no Landlock"),
+        ({"storage": UNSEEN, "free_bytes": None}, "run.dir=/runs/x is not the driver's folder there"),
+        ({"storage": "s3://b: the store cannot be reached", "free_bytes": None}, "run.dir: s3://b: the store cannot be reached"),
+        ({"free_bytes": 1 << 20}, "run.dir=/runs/x has 0.00 GiB free, the run's rows may take 0.07"),
+        ({"ray_disk_used": 0.97}, "the disk of /tmp/ray is 97% full"),
+    ],
+)
+def test_each_thing_missing_is_one_line(fact: dict[str, Any], said: str) -> None:
+    lines = faults(config("model@models.judge=instruct_32b"), ("scale", "judge"), [node(**fact)])
+    assert len(lines) == 1 and lines[0].startswith(f"node 10.0.0.1: {said}") and "\n" not in lines[0], lines
+
+
+def test_nodes_that_lack_the_same_share_a_line() -> None:
+    lines = faults(config(), ("scale",), [node(f"10.0.0.{number}", gpus=0, shm_bytes=0) for number in range(9)])
+    assert len(lines) == 1 and lines[0].startswith("node 10.0.0.0, 10.0.0.1, 10.0.0.2 and 6 more: /dev/shm"), (
+        lines
+    )  # the fake engine has no GPU
+    silent = Node("a", "10.0.0.7", RESOURCES, silence="no answer in 1 s")
+    assert faults(config(), ("scale",), [node(), silent]) == ["node 10.0.0.7: no answer in 1 s"]
+
+
+def test_a_node_looks_at_itself(tmp_path: Path) -> None:
+    (tmp_path / "mark").mkdir()
+    (tmp_path / "mark" / "driver").touch()
+    facts = look(str(tmp_path), "mark/driver", "me", "L0", 30)
+    assert {name: facts[name] for name in versions()} == versions() and len(facts["code"]) == 16
+    assert facts["storage"] == SEEN and facts["free_bytes"] > 0 and (tmp_path / "mark" / "me").exists()
+    assert facts["sandbox"] >= "L0" and facts["shm_bytes"] > 0 and 0 <= facts["ray_disk_used"] < 1
+
+
+def test_storage_that_is_not_the_drivers_is_not_written_to(tmp_path: Path) -> None:
+    assert look(str(tmp_path / "run"), "mark/driver", "me", None, 30)["storage"] == UNSEEN
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    assert "a file stands where a folder is needed" in look(str(tmp_path / "file"), "mark/driver", "me", None, 30)["storage"]
+    assert "no such storage" in look("nowhere://bucket/run", "mark/driver", "me", None, 30)["storage"]
+
+
+def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / "mark").mkdir()
+    os.mkfifo(tmp_path / "mark" / "driver")  # reading it waits for a writer
+    said = look(str(tmp_path), "mark/driver", "me", None, 0.2)["storage"]
+    os.open(tmp_path / "mark" / "driver", os.O_RDWR)  # let the reader go
+    assert said == f"{tmp_path}: no answer in 0 s"
+
+
+def test_needs_of_a_profile() -> None:
+    given = config(profile="cluster")
+    on = stages_of(given)
+    assert {"train_codegen", "scale", "judge", "train_student"} <= set(on)
+    assert {pool.name: pool.gpus for stage in on for pool in pools(given, stage)}[
+        "training.codegen"
+    ] == given.training.codegen.gpus_per_worker
+    assert drives_gpus(given, on)[:2] == ["training.codegen", "models.sampler"] and drives_gpus(config(), stages_of(config())) == []
+    assert stages_of(config("until=scale")) == ("seeds", "unify", "scale")
+
+
+def test_unequal_versions_are_one_line() -> None:
+    from ray._private.utils import check_version_info
+
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": "2.55.1", "python_version": "3.9.1"}, "node 10.0.0.1")
+    said = _reason(raised.value)
+    assert "\n" not in said and "Ray: 2.55.1 Python: 3.9.1" in said and f"Ray: {versions()['Ray']}" in said, said

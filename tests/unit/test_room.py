@@ -1,0 +1,82 @@
+"""How many actors find a place on the nodes that there are."""
+
+import pytest
+
+from caco_ray import room
+from caco_ray.config import ClusterConfig
+from caco_ray.errors import ClusterError
+from caco_ray.room import Pool, await_nodes, fit, make_room
+
+GIB = 1 << 30
+GPU_NODE = {"CPU": 8.0, "GPU": 4.0, "memory": 64 * GIB}
+CPU_NODE = {"CPU": 16.0, "memory": 32 * GIB}
+HEAD = {"memory": 8 * GIB, "object_store_memory": GIB}
+ENGINES = Pool("engines", 2, 2, 0, 2)
+SANDBOXES = Pool("sandboxes", 4, 0, 1024, 4)
+
+
+@pytest.mark.parametrize(
+    ("pools", "nodes", "placed"),
+    [
+        ([ENGINES, SANDBOXES], [HEAD, GPU_NODE, CPU_NODE], {"engines": 2, "sandboxes": 4}),
+        ([ENGINES, SANDBOXES], [HEAD, GPU_NODE], {"engines": 2, "sandboxes": 1}),  # 8 cores: each pool has some
+        ([ENGINES, SANDBOXES], [HEAD, CPU_NODE], {"engines": 0, "sandboxes": 4}),
+        ([ENGINES, SANDBOXES], [HEAD], {"engines": 0, "sandboxes": 0}),
+        ([Pool("wide", 0, 4, 0, 1)], [{"GPU": 2.0}, {"GPU": 2.0}], {"wide": 0}),  # on one node or nowhere
+        ([Pool("large", 1, 0, 20 * 1024, 4)], [CPU_NODE], {"large": 1}),  # memory
+        ([Pool("grader", 0, 0, 0, 1), Pool("task", 0, 0, 0, 0)], [HEAD], {"grader": 1, "task": 0}),  # takes nothing
+    ],
+)
+def test_fit(pools: list[Pool], nodes: list[dict[str, float]], placed: dict[str, int]) -> None:
+    assert fit(pools, nodes) == placed
+
+
+def test_what_needs_no_gpu_leaves_the_nodes_with_gpus_alone() -> None:
+    assert fit([Pool("engines", 8, 4, 0, 1), SANDBOXES], [CPU_NODE, GPU_NODE]) == {"engines": 1, "sandboxes": 4}
+    assert fit([SANDBOXES, Pool("engines", 8, 4, 0, 1)], [GPU_NODE, CPU_NODE]) == {"engines": 1, "sandboxes": 4}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, float]], list[list[dict[str, float]]]]:
+    """Nodes, to be changed by the test, and what an autoscaler was asked for."""
+    nodes: list[dict[str, float]] = [HEAD, GPU_NODE]
+    requests: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(room, "alive", lambda: nodes)
+    monkeypatch.setattr(room, "request_resources", lambda bundles: requests.append(bundles))
+    monkeypatch.setattr(room, "_LOOK_S", 0.01)
+    return nodes, requests
+
+
+def test_nodes_that_come_in_time_are_used(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+    nodes, requests = cluster
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        nodes.append(CPU_NODE)  # the autoscaler heard
+
+    assert make_room("scale", [ENGINES, SANDBOXES], ClusterConfig(wait_for_nodes_s=60), say) == {"engines": 2, "sandboxes": 4}
+    assert said == ["scale: room for 1 of sandboxes 4 x (4 CPUs, 1 GiB); waiting up to 60 s for nodes"]
+    assert requests == [2 * [ENGINES.each] + 4 * [SANDBOXES.each], []]
+
+
+def test_without_them_it_goes_on_with_fewer_actors(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+    said: list[str] = []
+    assert make_room("scale", [ENGINES, SANDBOXES], ClusterConfig(wait_for_nodes_s=0), said.append) == {"engines": 2, "sandboxes": 1}
+    assert said[-1] == "scale: room for 1 of sandboxes 4 x (4 CPUs, 1 GiB); going on with these"
+
+
+def test_without_room_for_one_it_stops(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+    nodes, requests = cluster
+    nodes.remove(GPU_NODE)
+    nodes.append({"CPU": 3.0})
+    none = ClusterConfig(wait_for_nodes_s=0)
+    with pytest.raises(ClusterError, match=r"scale: room for 0 of engines 2 x \(2 CPUs, 2 GPUs\), room for 0 of sandboxes 4 x "):
+        make_room("scale", [ENGINES, SANDBOXES], none, print)
+    with pytest.raises(ClusterError) as raised:
+        await_nodes({"scale": [SANDBOXES], "solve": [ENGINES]}, none, print)
+    assert str(raised.value).splitlines() == [
+        "scale needs sandboxes 4 x (4 CPUs, 1 GiB); no node is large enough for one (the most that a node has: 3 CPUs)",
+        "solve needs engines 2 x (2 CPUs, 2 GPUs); no node is large enough for one (the most that a node has: 3 CPUs, 0 GPUs)",
+    ]
+    assert requests[-2:] == [[SANDBOXES.each, ENGINES.each], []]
