@@ -45,6 +45,11 @@ class RunConfig(Strict):
     dir: str = Field(min_length=1)
 
 
+# For each label of a node a value, `!value`, `in(a, b)` or `!in(a, b)`, as Ray has it.
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+LabelSelector = dict[str, Annotated[str, Field(pattern=rf"^!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))$")]]
+
+
 class ClusterConfig(Strict):
     """The Ray cluster. `address: local` starts one in this process; `auto` joins the one of the job; else an address."""
 
@@ -52,6 +57,9 @@ class ClusterConfig(Strict):
     num_cpus: PositiveInt | None = None  # of the local cluster; null = what the machine has
     object_store_mb: int = Field(512, ge=80)
     connect_timeout_s: PositiveFloat = 30
+    gpu_labels: LabelSelector | None = None  # of the nodes for what holds GPUs, see placement.py; null = any
+    cpu_labels: LabelSelector | None = None  # of the nodes for everything else
+    handover_timeout_s: NonNegativeFloat = 120  # in which what held GPUs before lets them go, see handover.py
     preflight_timeout_s: PositiveFloat = 120  # for each node to say what it offers, see nodes.py
     wait_for_nodes_s: NonNegativeFloat = 300  # for an autoscaler, or for one that comes back; then on with fewer actors, see room.py
 
@@ -147,7 +155,7 @@ class OpenAiModel(Strict):
     model: str
     api_key_env: str = "OPENAI_API_KEY"
     prompts: Literal["instruct", "trained", "alpaca"] = "instruct"
-    max_model_len: int = Field(4096, ge=64)
+    max_model_len: int = Field(4096, ge=64)  # of the endpoint: `max_tokens` must leave room in it; longer token ids are not sent
     replicas: PositiveInt = 1
     cpus: PositiveInt = 1
     max_concurrency: PositiveInt = 64
@@ -393,6 +401,8 @@ class Config(Strict):
     seed: int = Field(0, ge=0)
     from_stage: StageName | None = Field(None, alias="from")
     until: StageName | None = None
+    rounds: int = Field(1, ge=1, le=100)  # of self-improvement, see rounds.py
+    own_weight: PositiveFloat = 1  # from round 2 on: how many times an epoch holds each program of the rounds before; each seed once
     repair: RepairName | None = None  # make damaged shards of this stage's data set again, see repair.py
     run: RunConfig
     cluster: ClusterConfig = ClusterConfig()
@@ -419,6 +429,16 @@ class Config(Strict):
             raise ValueError(f"from={self.from_stage} comes after until={self.until}")
         return self
 
+    @model_validator(mode="after")
+    def _rounds_have_a_learner(self) -> "Config":
+        sampler = self.models.sampler
+        learns = isinstance(sampler, VllmModel) and sampler.path == "run:codegen" and self.training.codegen.enabled
+        if self.rounds > 1 and not learns and not isinstance(sampler, FakeModel):
+            raise ValueError(
+                f"rounds={self.rounds} needs a sampler that learns: models.sampler.path=run:codegen and training.codegen.enabled=true"
+            )
+        return self
+
 
 def load_config(tree: Mapping[str, Any]) -> Config:
     """Validate a composed tree (plain containers).
@@ -429,6 +449,8 @@ def load_config(tree: Mapping[str, Any]) -> Config:
     config = validate(Config, tree)
     if "://" not in config.run.dir and not Path(config.run.dir).is_absolute():
         raise ConfigError(f"run.dir={config.run.dir}: give an absolute path or a URL, so that every node means the same place")
+    if "working_dir_files" in Path(config.run.dir).parts:
+        raise ConfigError(f"run.dir={config.run.dir}: Ray deletes this folder with the job; give a path that all nodes share, or a URL")
     return config
 
 

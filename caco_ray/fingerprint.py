@@ -13,6 +13,7 @@ import fsspec
 
 from caco_ray.config import Config, ModelConfig, TrainingConfig
 from caco_ray.prompts import Role, prompt_name
+from caco_ray.rounds import REPEATED
 from caco_ray.seeds.builtin import builtin_digest
 from caco_ray.seeds.files import READ_ERRORS, unreadable
 
@@ -43,8 +44,8 @@ _TRAINING_PLACEMENT = {
 }  # fmt: skip
 
 
-def settings(config: Config, stage: str) -> dict[str, Any]:
-    """The part of the config that the rows of `stage` depend on, as JSON values."""
+def settings(config: Config, stage: str, number: int = 1) -> dict[str, Any]:
+    """The part of the config that the rows of `stage` in round `number` depend on, as JSON values."""
     sandbox = config.sandbox.model_dump(exclude={"actors", "workers"})
     makers: dict[str, dict[str, Any]] = {
         "seeds": {"seeds": config.seeds.model_dump(), "builtin": builtin_digest(), "file": _digest(config.seeds.path)},
@@ -78,18 +79,32 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
             "base": config.models.student,
         },
     }
-    return {"seed": config.seed, **json.loads(json.dumps(makers[stage]))}
+    return {"seed": config.seed, **json.loads(json.dumps(makers[stage])), **_of_rounds(config, stage, number)}
 
 
-def fingerprint(config: Config, stage: str) -> str:
-    """16 hex digits over the settings of the stage and of all stages before it."""
+def _of_rounds(config: Config, stage: str, number: int) -> dict[str, Any]:
+    """Nothing in round 1 of `rounds=1`: its data sets are the same as those of a run without rounds."""
+    if stage in REPEATED and number > 1:
+        return {"round": number} | ({"own_weight": config.own_weight} if stage == "train_codegen" else {})
+    return {"rounds": config.rounds} if stage == "assemble" and config.rounds > 1 else {}
+
+
+def fingerprint(config: Config, stage: str, number: int = 1) -> str:
+    """16 hex digits over the settings of the stage in round `number` and of all stages before it."""
     body = {
         "format": FORMAT_VERSION,
         "stage": stage,
-        "settings": settings(config, stage),
-        "parents": [fingerprint(config, parent) for parent in PARENTS[stage]],
+        "settings": settings(config, stage, number),
+        "parents": [fingerprint(config, parent, its) for parent, its in _parents(config, stage, number)],
     }
     return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _parents(config: Config, stage: str, number: int) -> list[tuple[str, int]]:
+    """With their rounds. What the last round depends on covers the rounds before it."""
+    number = number if stage in REPEATED else config.rounds
+    before = [("select", number - 1)] if stage == "train_codegen" and number > 1 else []
+    return [(parent, number) for parent in PARENTS[stage]] + before
 
 
 def _model(model: ModelConfig, role: Role) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The ledger of a run: where each row came from and what it cost, as joins over the committed data sets.
 
-Shard `i` of a stage is made of shard `i` of the stage before and of nothing else. So lineage is joined shard by shard, on ids, and no
+Shard `i` of a stage is made of shard `i` of the stage before in the same round and of nothing else (the shipped data set has the shards of
+all rounds, one round after the other). So lineage is joined shard by shard, on ids, and no
 process holds more than one shard of each stage. Only `seeds -> unify` and `scale -> ...` are chains of rows: between them stands a model,
 which is trained on all kept rows of `unify`.
 
@@ -10,16 +11,17 @@ count. Limit: work that was lost with a killed process is in no row.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caco_ray.config import STAGES, Config, load_config
+from caco_ray.config import Config, load_config
 from caco_ray.errors import RunDirError
-from caco_ray.run import FOLDERS
+from caco_ray.rounds import REPEATED, label, places
+from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SELECTED, SHIPPED, SOLUTION, Row
-from caco_ray.source import KeptRows, Mapped, SampleRange, Source
+from caco_ray.source import Joined, KeptRows, Mapped, SampleRange, Source
 from caco_ray.stages.assemble import shipped_row
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import is_closed
@@ -50,12 +52,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Step:
-    """A closed data set of a run. `label` is the stage's name, with the model's for evaluations; seeds have no source."""
+    """A closed data set of a run. `label` is the stage's name, with the model's for evaluations and its round; seeds have no source."""
 
     label: str
     stage: str
     folder: Folder
     source: Source | None
+    round: int = 1
 
 
 def read_config(run: Folder) -> Config:
@@ -69,25 +72,40 @@ def read_config(run: Folder) -> Config:
     return load_config(json.loads(run.read("config.json")))
 
 
-def source_of(stage: str, config: Config, run: Folder) -> Source:
-    """Where the rows of a stage come from: the one place that says which stage reads which, and how many children a row has."""
+def source_of(stage: str, config: Config, run: Folder, number: int = 1) -> Source:
+    """Where the rows of a stage in round `number` come from: the one place that says which stage reads which, and how many children a
+    row has.
+
+    Raises:
+        RunDirError: a later round, and `scale` of a round before it is not complete.
+    """
     if stage == "unify":
         return KeptRows(stage, run / FOLDERS["seeds"], CODE_COT, split="train")
     if stage == "scale":
-        return SampleRange(stage, config.scale.samples, config.scale.shard_rows, PROGRAM)
+        return SampleRange(stage, config.scale.samples, config.scale.shard_rows, PROGRAM, _samples_before(run, number))
     if stage == "select":
-        return KeptRows(stage, run / FOLDERS["scale"], SELECTED, parent_column="program_id")
+        return KeptRows(stage, folder_of(run, "scale", number), SELECTED, parent_column="program_id")
     if stage == "reverse":
-        return KeptRows(stage, run / FOLDERS["select"], PROBLEM, fan_out=config.reverse.samples)
+        return KeptRows(stage, folder_of(run, "select", number), PROBLEM, fan_out=config.reverse.samples)
     if stage == "solve":
-        return KeptRows(stage, run / FOLDERS["reverse"], SOLUTION, fan_out=config.solve.samples, parent_column="problem_id")
+        return KeptRows(stage, folder_of(run, "reverse", number), SOLUTION, fan_out=config.solve.samples, parent_column="problem_id")
     if stage == "judge":
-        return KeptRows(stage, run / FOLDERS["solve"], JUDGED, parent_column="solution_id")
+        return KeptRows(stage, folder_of(run, "solve", number), JUDGED, parent_column="solution_id")
     if stage == "assemble":
-        last, column = ("judge", None) if config.judge.enabled else ("solve", "solution_id")
-        return Mapped(KeptRows(stage, run / FOLDERS[last], JUDGED, parent_column=column), SHIPPED, shipped_row)
+        rounds = tuple(_shipped_of(config, run, its) for its in range(1, config.rounds + 1))
+        return Joined(rounds) if len(rounds) > 1 else rounds[0]
     assert stage == "evaluate", stage
     return KeptRows(stage, run / FOLDERS["seeds"], EVALUATED, split="heldout")
+
+
+def _samples_before(run: Folder, number: int) -> int:
+    """Samples are numbered through all rounds: ids, and the seeds that are drawn from them, differ from round to round."""
+    return sum(Dataset(folder_of(run, "scale", before)).totals.rows for before in range(1, number))
+
+
+def _shipped_of(config: Config, run: Folder, number: int) -> Source:
+    last, column = ("judge", None) if config.judge.enabled else ("solve", "solution_id")
+    return Mapped(KeptRows("assemble", folder_of(run, last, number), JUDGED, parent_column=column), SHIPPED, shipped_row)
 
 
 def target_of(config: Config) -> Target | None:
@@ -100,17 +118,37 @@ def target_of(config: Config) -> Target | None:
 
 def steps(run: Folder, config: Config) -> Iterator[Step]:
     """The closed data sets of a run, in the order of the loop."""
-    folders = {(stage, stage): run / FOLDERS[stage] for stage in stages_with_rows(config)}
-    folders |= {(f"evaluate {model}", "evaluate"): run / FOLDERS["evaluate"] / model for model in config.evaluate.models}
-    for (label, stage), folder in folders.items():
+    folders = {(label(stage, number), stage, number): folder_of(run, stage, number) for number, stage in _with_rows(config)}
+    folders |= {(f"evaluate {model}", "evaluate", 1): run / FOLDERS["evaluate"] / model for model in config.evaluate.models}
+    for (name, stage, number), folder in folders.items():
         if is_closed(folder):
-            yield Step(label, stage, folder, _closed_source(stage, config, run))
+            yield Step(name, stage, folder, _closed_source(stage, config, run, number), number)
 
 
 def stages_with_rows(config: Config) -> tuple[str, ...]:
-    """The stages from the seeds to the shipped rows."""
+    """Labels of the data sets from the seeds to the shipped rows."""
+    return tuple(label(stage, number) for number, stage in _with_rows(config))
+
+
+def _with_rows(config: Config) -> list[tuple[int, str]]:
     without = {"train_codegen", "train_student", "evaluate", "report"} | (set() if config.judge.enabled else {"judge"})
-    return tuple(stage for stage in STAGES if stage not in without)
+    return [(number, stage) for number, stage in places(config.rounds) if stage not in without]
+
+
+def place_of(step: Step, shard: int) -> tuple[int, int]:
+    """Round and shard of the rows that shard `shard` of a step was made of."""
+    if isinstance(step.source, Joined):
+        part, its = step.source.place(shard)
+        return part + 1, its
+    return step.round, shard
+
+
+def shard_at(step: Step, place: tuple[int, int]) -> int | None:
+    """The shard of a step that has to do with a place; None where no row of the step has."""
+    number, shard = place
+    if isinstance(step.source, Joined):
+        return step.source.first_shard(number - 1) + shard
+    return shard if step.round == number or step.stage not in REPEATED else None
 
 
 def cost_columns(stage: str) -> dict[str, list[str]]:
@@ -135,16 +173,16 @@ def cost_of_row(stage: str, row: Row) -> Cost:
 def lineage(step: Step, parent: Step, shard: int) -> pa.Table:
     """Rows of one shard joined with the rows that they were made of: columns `parent.*` beside the row's own, `parent_id` the key."""
     rows = Dataset(step.folder).read(shard, kept_only=False)
-    parents = Dataset(parent.folder).read(shard)
+    parents = Dataset(parent.folder).read(place_of(step, shard)[1])
     parents = parents.rename_columns([f"parent.{name}" for name in parents.schema.names])
     return rows.join(parents, "parent_id", "parent.row_id", join_type="left outer")
 
 
-def _closed_source(stage: str, config: Config, run: Folder) -> Source | None:
+def _closed_source(stage: str, config: Config, run: Folder, number: int) -> Source | None:
     if stage == "seeds":
         return None
-    source, target = source_of(stage, config, run), target_of(config)
+    source, target = source_of(stage, config, run, number), target_of(config)
     if isinstance(source, SampleRange) and target is not None:
-        kept = {entry.shard: entry.totals.kept for entry in Dataset(run / FOLDERS[stage]).entries}
-        return SampleRange(stage, target.standing(kept).samples, source.shard_rows, source.schema)
+        kept = {entry.shard: entry.totals.kept for entry in Dataset(folder_of(run, stage, number)).entries}
+        return replace(source, samples=target.standing(kept).samples)
     return source

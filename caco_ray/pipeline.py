@@ -1,6 +1,7 @@
 """The whole loop, stage by stage. Read this first.
 
     seeds => unify => train_codegen => scale => select => reverse => solve => [judge] => assemble => train_student => evaluate => report
+                      └──────────── once in each of the `rounds` (rounds.py) ───────────┘
 
 `=>` is a committed dataset (or model): a run can stop there, and the same command goes on from there. Each function below makes one
 of them. The shape of the rows is in `schema.py`, what a plan is in `stage.py`, what is committed in `store/`.
@@ -10,10 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain, islice
 
-from caco_ray.config import STAGES, Config, TrainingConfig, VllmModel
+from caco_ray.config import Config, TrainingConfig, VllmModel
 from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
 from caco_ray.jsonl import export_json_lines
@@ -23,11 +24,12 @@ from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
 from caco_ray.repair import repair, settle
 from caco_ray.report import print_table, write_card, write_report
+from caco_ray.rounds import bounded, label, prefix
 from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
-from caco_ray.source import SampleRange
+from caco_ray.source import SampleRange, Source
 from caco_ray.stage import Operator
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
@@ -35,6 +37,8 @@ from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
+from caco_ray.training.sources import committed_data
+from caco_ray.training.types import TrainingData
 
 REPORT = "report.html"
 
@@ -46,23 +50,24 @@ def run_loop(config: Config) -> None:
         UserError: one line: what is wrong, where, what to do.
     """
     on = tuple(stage for stage in STEPS if not _is_off(config, stage))
-    wanted = [stage for stage in _bounded(config) if stage in on or stage == "report"]
+    chosen = bounded(config)
+    wanted = [(number, stage) for number, stage in chosen if stage in on]
     with Run(config) as run:
-        check_run(run, on, wanted)
+        check_run(run, on, [stage for _, stage in wanted])
         run.begin()
         if config.repair is not None:
             repair(run, config.repair)
-        to_do = [stage for stage in wanted if stage in on and not run.is_done(stage)]
+        to_do = [stage for number, stage in wanted if not run.round(number).is_done(stage)]
         if to_do:
             run.folder.delete(REPORT)  # it tells of less than there will be
         try:
-            for stage in wanted:
-                if stage in on:
-                    _run_one(run, stage)
+            run.check_nodes(to_do)
+            for number, stage in wanted:
+                _run_one(run.round(number), stage)
         except UserError:
             _report_what_there_is(run)
             raise
-        if "report" in wanted and not run.folder.exists(REPORT):
+        if chosen[-1][1] == "report" and not run.folder.exists(REPORT):
             report(run)
         elif not to_do:
             run.console.print(f"Nothing to do: what this config asks for is complete in {run.folder}.")
@@ -72,6 +77,7 @@ def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
         run.say(stage, "done already")
     else:
+        _check_learned(run, stage)
         started = time.monotonic()
         summary = STEPS[stage](run)
         run.say(stage, summary, time.monotonic() - started)
@@ -85,10 +91,17 @@ def _report_what_there_is(run: Run) -> None:
             write_report(run.folder, run.config, run.config.report.samples)
 
 
-def _bounded(config: Config) -> tuple[str, ...]:
-    first = STAGES.index(config.from_stage) if config.from_stage else 0
-    last = STAGES.index(config.until) if config.until else len(STAGES) - 1
-    return STAGES[first : last + 1]
+def _check_learned(run: Run, stage: str) -> None:
+    """A round that found nothing new leaves the next one nothing to learn: say so, instead of sampling the same programs again."""
+    before = run.number - 1
+    if not before or stage not in ("train_codegen", "scale"):
+        return
+    found = run.round(before).dataset("select").totals
+    if not found.kept:
+        raise UserError(
+            f"round {before}: none of its {found.rows:,} programs is new and kept ({_reasons(found) or 'none came so far'}), so round "
+            f"{run.number} has nothing to learn from; see {run.folder}/{REPORT}. rounds={before} ships what there is"
+        )
 
 
 def _is_off(config: Config, stage: str) -> bool:
@@ -124,12 +137,23 @@ def unify(run: Run) -> str:
         task("filter_result", filters.after_execution, config.filters),
         actor("match_answer", agreement.MatchKnownAnswer),
     )
-    return _counts(run.run_stage("unify", source_of("unify", config, run.folder), CODE_COT, operators))
+    return _counts(run.run_stage("unify", _source(run, "unify"), CODE_COT, operators))
 
 
 def train_codegen(run: Run) -> str:
-    """The sampler, fine-tuned on the kept programs of `unify` (in quickstart on the other two roles as well)."""
-    return _train(run, "train_codegen", run.config.training.codegen, run.config.models.base, "unify")
+    """The sampler, fine-tuned on the kept programs of `unify` (in quickstart on the other two roles as well) and of the rounds before."""
+    training = run.config.training.codegen
+    return _train(run, "train_codegen", training, run.config.models.base, codegen_data(run))
+
+
+def codegen_data(run: Run) -> list[TrainingData]:
+    """What the generator of this round learns from."""
+    training = run.config.training.codegen
+    data = [committed_data(FOLDERS["unify"], run.dataset("unify"), training)]
+    for number in range(1, run.number):
+        name = f"{prefix('select', number)}{FOLDERS['select']}"
+        data.append(committed_data(name, run.round(number).dataset("select"), training, run.config.own_weight))
+    return data
 
 
 def scale(run: Run) -> str:
@@ -143,22 +167,24 @@ def scale(run: Run) -> str:
     )
     if (target := target_of(config)) is not None:
         return _scale_to_target(run, target, operators)
-    return _counts(run.run_stage("scale", source_of("scale", config, run.folder), PROGRAM, operators))
+    return _counts(run.run_stage("scale", _source(run, "scale"), PROGRAM, operators))
 
 
 def select_programs(run: Run) -> str:
-    """Duplicates of earlier programs and of seeds, held-out ones too, and programs that share an n-gram with evaluation problems."""
+    """Duplicates of earlier programs (of earlier rounds too) and of seeds, held-out ones too, and programs that share an n-gram with
+    evaluation problems."""
     run.connect()
     from caco_ray.duplicates import find_duplicates
 
     protected = _protected_questions(run)
     known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
+    known += [run.round(number).stage_folder("scale") for number in range(1, run.number)]
     duplicates = find_duplicates(run.stage_folder("scale"), known, select.program_keys)
     operators = (
         task("mark_duplicates", mark_duplicates, duplicates),
         task("decontaminate", mark_contaminated, protected, "code"),
     )
-    return _counts(run.run_stage("select", source_of("select", run.config, run.folder), SELECTED, operators))
+    return _counts(run.run_stage("select", _source(run, "select"), SELECTED, operators))
 
 
 def reverse_programs(run: Run) -> str:
@@ -170,25 +196,24 @@ def reverse_programs(run: Run) -> str:
         task("check_question", check_questions, config.reverse),
         task("decontaminate", mark_contaminated, protected, "question"),
     )
-    return _counts(run.run_stage("reverse", source_of("reverse", config, run.folder), PROBLEM, operators))
+    return _counts(run.run_stage("reverse", _source(run, "reverse"), PROBLEM, operators))
 
 
 def solve(run: Run) -> str:
     """A language solution of each question, from the question alone; kept where its answer is the executed one."""
-    config = run.config
-    return _counts(run.run_stage("solve", source_of("solve", config, run.folder), SOLUTION, solvers(run)))
+    return _counts(run.run_stage("solve", _source(run, "solve"), SOLUTION, solvers(run)))
 
 
 def judge(run: Run) -> str:
     """Does the solution follow the program? A model says yes or no."""
     config = run.config
     operators = (model(run, "judge", config.models.judge, config.judge.sampling, config.scale.shard_rows),)
-    return _counts(run.run_stage("judge", source_of("judge", config, run.folder), JUDGED, operators))
+    return _counts(run.run_stage("judge", _source(run, "judge"), JUDGED, operators))
 
 
 def assemble_dataset(run: Run) -> str:
-    """The shipped data set: Parquet and JSON Lines, and its card."""
-    totals = run.run_stage("assemble", source_of("assemble", run.config, run.folder), SHIPPED, ())
+    """The shipped data set, of all rounds: Parquet and JSON Lines, and its card."""
+    totals = run.run_stage("assemble", _source(run, "assemble"), SHIPPED, ())
     export_json_lines(run.dataset("assemble"))
     write_card(run.folder, run.config)
     return f"{totals.kept:,} rows shipped"
@@ -196,7 +221,9 @@ def assemble_dataset(run: Run) -> str:
 
 def train_student(run: Run) -> str:
     """A student, fine-tuned on the shipped instructions and solutions."""
-    return _train(run, "train_student", run.config.training.student, run.config.models.student, "assemble")
+    training = run.config.training.student
+    data = committed_data(FOLDERS["assemble"], run.dataset("assemble"), training)
+    return _train(run, "train_student", training, run.config.models.student, [data])
 
 
 def evaluate(run: Run) -> str:
@@ -210,7 +237,7 @@ def evaluate(run: Run) -> str:
         if isinstance(served, VllmModel):
             served = served.model_copy(update={"path": paths[name]})
         operators = (model(run, "solve", served, config.evaluate.sampling, config.seeds.shard_rows), actor("grade", agreement.Grade))
-        run.run_stage("evaluate", source_of("evaluate", config, run.folder), EVALUATED, operators, folder / name)
+        run.run_stage("evaluate", _source(run, "evaluate"), EVALUATED, operators, folder / name)
         results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False)).to_dict()
     folder.write("summary.json", json.dumps(results, indent=1).encode())
     run.close("evaluate", started)
@@ -239,33 +266,36 @@ STEPS: dict[str, Callable[[Run], str]] = {
 
 
 def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) -> str:
-    started, folder = time.monotonic(), run.stage_folder("scale")
+    started, folder, source = time.monotonic(), run.stage_folder("scale"), _source(run, "scale")
+    assert isinstance(source, SampleRange)
 
     def standing() -> Standing:
         return target.standing({shard: entry.totals.kept for shard, entry in committed(folder).items()})
 
     while (at := standing()).outcome is None:
         run.say("scale", f"round {at.rounds}: {at.kept:,} of {target.accept:,} programs kept, sampling up to {at.samples:,}")
-        source = SampleRange("scale", at.samples, target.shard_rows, PROGRAM)
-        run.run_stage("scale", source, PROGRAM, operators, RoundFolder(folder.url))
+        run.run_stage("scale", replace(source, samples=at.samples), PROGRAM, operators, RoundFolder(folder.url))
     totals = DatasetWriter(folder, run.info("scale", at.shards), PROGRAM).close(time.monotonic() - started)
     return f"{target.describe(at)}; {_counts(totals)}"
 
 
-def _train(run: Run, stage: str, training: TrainingConfig, base: str, parent: str) -> str:
+def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list[TrainingData]) -> str:
     run.connect()
     from caco_ray.cluster import check_room
-    from caco_ray.training.sources import committed_data
+    from caco_ray.handover import wait_for_gpus
+    from caco_ray.needs import pools
     from caco_ray.training.trainer import train_model
 
     workers = training.workers
+    run.make_room(stage, pools(run.config, stage))  # a training never goes on with fewer workers: `check_room` refuses
     check_room(stage, {"training": (float(workers * training.cpus_per_worker), float(workers * training.gpus_per_worker))})
+    wait_for_gpus(stage, workers * training.gpus_per_worker, run.config.cluster)
     started, folder = time.monotonic(), run.claim(stage)
-    with StageBar(run.console, stage, 1, "steps") as bar:
+    with StageBar(run.console, label(stage, run.number), 1, "steps") as bar:
         result = train_model(
             training,
             base=str(run.model_path(base)),
-            data=[committed_data(FOLDERS[parent], run.dataset(parent), training)],
+            data=data,
             output_dir=folder.local_path,
             on_step=lambda step: bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"),
         )
@@ -288,7 +318,15 @@ def _protected_file(path: str, field: str) -> Iterator[str]:
         yield record[field]
 
 
+def _source(run: Run, stage: str) -> Source:
+    return source_of(stage, run.config, run.folder, run.number)
+
+
+def _reasons(totals: Totals) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())
+
+
 def _counts(totals: Totals) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())
+    reasons = _reasons(totals)
     quarantined = f", {totals.quarantined:,} quarantined" if totals.quarantined else ""
     return f"{totals.rows:,} rows, {totals.kept:,} kept{': ' if reasons else ''}{reasons}{quarantined}"

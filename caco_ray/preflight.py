@@ -7,6 +7,7 @@ from caco_ray.engines.memory import check_cache
 from caco_ray.engines.model_folder import adapter_rank, check_model
 from caco_ray.errors import ConfigError
 from caco_ray.prompts import Role, prompt_name
+from caco_ray.rounds import places
 from caco_ray.run import Run
 from caco_ray.stages import filters
 from caco_ray.training.base import check_base
@@ -47,8 +48,9 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
             _check_training(run, stage, training, base)
     if "evaluate" in wanted:
         _check_evaluate(run)
-    for stage in on:
-        run.is_done(stage)
+    for number, stage in places(config.rounds):
+        if stage in on:
+            run.round(number).is_done(stage)
 
 
 def _models(config: Config, key: str) -> list[ModelConfig]:

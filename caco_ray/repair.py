@@ -6,8 +6,10 @@ it; otherwise the stages after it make the shards anew that were made of it. Lim
 trained on have changed, the run says so and leaves the decision to the user.
 """
 
-from caco_ray.config import STAGES
-from caco_ray.run import FOLDERS, Run
+from caco_ray.errors import RunDirError
+from caco_ray.ledger import Step, shard_at, source_of
+from caco_ray.rounds import places
+from caco_ray.run import Run
 from caco_ray.schema import OF_STAGE
 from caco_ray.store import Folder
 from caco_ray.store.dataset import STAGE_FILE
@@ -23,23 +25,24 @@ _CHILDREN: dict[str, tuple[str, ...]] = {
 }
 # ... or all shards, since duplicates are sought among all rows ...
 _CHILDREN_ENTIRE = {"unify": ("select",), "scale": ("select",)}
-# ... or a model.
-_MODELS = {"unify": "train_codegen", "assemble": "train_student"}
+# ... or a model: the student, or the generators of this round and later ones (of `select`: of later ones).
+_MODELS = {"unify": "train_codegen", "select": "train_codegen", "assemble": "train_student"}
 
 
 def repair(run: Run, chosen: str) -> None:
-    """Set aside what is damaged in the data sets of `chosen` (a stage, or `all`) and say what.
+    """Set aside what is damaged in the data sets of `chosen` (a stage, in all rounds, or `all`) and say what.
 
     Raises:
         StorageError: the storage does not answer: nothing is taken for damaged.
     """
-    for stage in STAGES:
+    for number, stage in places(run.config.rounds):
         if stage not in OF_STAGE or chosen not in ("all", stage):
             continue
-        for folder in data_folders(run, stage):
-            faults = find_faults(folder, run.info(stage))
+        its = run.round(number)
+        for folder in data_folders(its, stage):
+            faults = find_faults(folder, its.info(stage))
             for fault in faults:
-                run.say(stage, f"{fault}: set aside")
+                its.say(stage, f"{fault}: set aside")
             take_out(folder, faults)
             if faults and stage == "evaluate":
                 run.stage_folder(stage).delete("_SUCCESS")  # of the comparison of both
@@ -67,11 +70,27 @@ def data_folders(run: Run, stage: str) -> list[Folder]:
 def _reopen_children(run: Run, stage: str, shards: list[int]) -> None:
     for child in _CHILDREN.get(stage, ()):
         for folder in data_folders(run, child):
-            reopen(folder, shards)
+            reopen(folder, _shipped_shards(run, shards) if child == "assemble" else shards)
         if child == "evaluate":
             run.stage_folder(child).delete("_SUCCESS")
+    later = [run.round(number) for number in range(run.number, run.config.rounds + 1)]
     for child in _CHILDREN_ENTIRE.get(stage, ()):
-        reopen(run.stage_folder(child))
-    model = _MODELS.get(stage)
-    if model is not None and run.stage_folder(model).exists(STAGE_FILE):
-        run.say(model, f"trained on the former rows of {FOLDERS[stage]}; delete {run.stage_folder(model)} to train it again")
+        for its in later:
+            reopen(its.stage_folder(child))
+    if stage in _MODELS:
+        _name_models(later[1:] if stage == "select" else later, _MODELS[stage], run.stage_folder(stage))
+
+
+def _name_models(rounds: list[Run], model: str, data: Folder) -> None:
+    for its in rounds:
+        if its.stage_folder(model).exists(STAGE_FILE):
+            its.say(model, f"trained on the former rows of {data}; delete {its.stage_folder(model)} to train it again")
+
+
+def _shipped_shards(run: Run, shards: list[int]) -> list[int] | None:
+    """The shards of the shipped data set that are made of these of the run's round; None, which means all, where that cannot be said."""
+    try:
+        shipped = Step("", "assemble", run.stage_folder("assemble"), source_of("assemble", run.config, run.folder))
+        return [at for shard in shards if (at := shard_at(shipped, (run.number, shard))) is not None]
+    except RunDirError:
+        return None

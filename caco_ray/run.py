@@ -1,13 +1,14 @@
 """One run: its folders, its models, its terminal, and Ray, which starts only when a stage has work to do."""
 
+import copy
 import json
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -18,11 +19,15 @@ from caco_ray.embedded import embedded_model
 from caco_ray.errors import ModelError
 from caco_ray.fingerprint import fingerprint, settings
 from caco_ray.progress import StageBar, format_seconds, make_console
+from caco_ray.rounds import label, prefix
 from caco_ray.schema import OF_STAGE
 from caco_ray.source import Source
 from caco_ray.store import Folder, StageInfo, Totals
 from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed
 from caco_ray.store.lease import Lease
+
+if TYPE_CHECKING:
+    from caco_ray.nodes import Preflight
 
 # Where each stage's result lies under `run.dir`.
 FOLDERS = {
@@ -44,25 +49,45 @@ ALSO_WRITTEN = {"assemble": ("README.md",)}
 MODEL_CACHE_ENV = "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory
 
 
+def folder_of(run: Folder, stage: str, number: int = 1) -> Folder:
+    """Where the result of a stage in round `number` lies (stages that no round repeats lie in one place)."""
+    return run / f"{prefix(stage, number)}{FOLDERS[stage]}"
+
+
+@dataclass
+class _Invocation:
+    """What all rounds of one invocation share."""
+
+    exit: ExitStack = field(default_factory=ExitStack)
+    connected: bool = False
+    checked: set[str] = field(default_factory=set)  # folders
+    preflight: "Preflight | None" = None
+
+
 class Run:
-    """Context of one invocation. Use as a context manager: leaving it stops the Ray that it started."""
+    """Context of one invocation, in one of its rounds. Use as a context manager: leaving it stops the Ray that it started."""
 
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self.config = config
+        self.number = 1  # of the round
         self.folder = Folder(config.run.dir)
         self.console = console or make_console()
-        self._exit = ExitStack()
-        self._connected = False
-        self._checked: set[str] = set()
+        self._shared = _Invocation()
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._exit.close()
+        self._shared.exit.close()
+
+    def round(self, number: int) -> "Run":
+        """The same invocation, at work in another round."""
+        other = copy.copy(self)
+        other.number = number
+        return other
 
     def stage_folder(self, stage: str) -> Folder:
-        return self.folder / FOLDERS[stage]
+        return folder_of(self.folder, stage, self.number)
 
     def dataset(self, stage: str) -> Dataset:
         """The closed dataset of a stage.
@@ -73,7 +98,8 @@ class Run:
         return Dataset(self.stage_folder(stage))
 
     def info(self, stage: str, shards: int = 1, fan_out: int = 1) -> StageInfo:
-        return StageInfo(stage, fingerprint(self.config, stage), settings(self.config, stage), shards, fan_out)
+        made_of = settings(self.config, stage, self.number)
+        return StageInfo(stage, fingerprint(self.config, stage, self.number), made_of, shards, fan_out)
 
     def is_done(self, stage: str) -> bool:
         """Whether the stage is closed by this config.
@@ -85,9 +111,9 @@ class Run:
         check_same_stage(folder, info)
         if not is_closed(folder):
             return False
-        if stage in OF_STAGE and stage != "evaluate" and stage not in self._checked and self.config.repair is None:
+        if stage in OF_STAGE and stage != "evaluate" and folder.url not in self._shared.checked and self.config.repair is None:
             check_files(folder, info, {entry.shard: entry for entry in Dataset(folder).entries})
-            self._checked.add(stage)
+            self._shared.checked.add(folder.url)
         return all(folder.exists(name) for name in ALSO_WRITTEN.get(stage, ()))
 
     def connect(self) -> None:
@@ -96,12 +122,41 @@ class Run:
         Raises:
             ClusterError: the cluster does not answer.
         """
-        if self._connected:
+        if self._shared.connected:
             return
         from caco_ray.cluster import connected  # importing Ray takes seconds: a bad config must not wait for it
+        from caco_ray.placement import check_labels
 
-        self._exit.enter_context(connected(self.config.cluster))
-        self._connected = True
+        self._shared.exit.enter_context(connected(self.config.cluster))
+        check_labels(self.config.cluster)
+        self._shared.connected = True
+
+    def check_nodes(self, stages: list[str]) -> None:
+        """Look at every node of a cluster that others started, before the first of these stages. Our own local one is this machine.
+
+        Raises:
+            ClusterError: one line for each thing missing.
+        """
+        if self.config.cluster.address == "local" or not stages:
+            return
+        self.connect()
+        from caco_ray.nodes import Preflight
+
+        self._shared.preflight = Preflight(self.config, stages, lambda text: self.say("cluster", text))
+        self._shared.preflight.check()
+
+    def make_room(self, stage: str, pools: list[Any]) -> dict[str, int]:
+        """How many actors of each pool (`room.Pool`) a stage may have now. Nodes that joined meanwhile are looked at.
+
+        Raises:
+            ClusterError: there is none for one of them, or something is missing on a node.
+        """
+        if self._shared.preflight is None:
+            return {pool.name: pool.actors for pool in pools}
+        self._shared.preflight.check()
+        from caco_ray.room import make_room
+
+        return make_room(stage, pools, self.config.cluster, lambda text: self.say("cluster", text))
 
     def begin(self) -> None:
         """Take hold of the run directory, say what is run, and keep the resolved config beside the data.
@@ -110,7 +165,7 @@ class Run:
             RunDirError: another driver is at work there.
             StorageError: the storage cannot be written to, or does not let the first of two writers win.
         """
-        self._exit.enter_context(Lease(self.folder, self.console.print))
+        self._shared.exit.enter_context(Lease(self.folder, self.console.print))
         self.console.print(f"caco_ray {__version__}  profile {self.config.profile}  seed {self.config.seed}  in {self.folder}")
         self.folder.write("config.json", self.config.model_dump_json(indent=1, by_alias=True).encode())
 
@@ -126,7 +181,7 @@ class Run:
         if path == "embedded":
             return str(self._embedded)
         if path.startswith("run:"):
-            folder = self.folder / "models" / path.removeprefix("run:")
+            folder = self.stage_folder(f"train_{path.removeprefix('run:')}")
             if not is_closed(folder):
                 raise ModelError(f"model {path}: this run has not trained it (no {folder}/_SUCCESS); run the training stage first")
             return str((folder / "model").local_path)
@@ -139,14 +194,17 @@ class Run:
     def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
         """Run one data stage with a bar."""
         self.connect()
+        from caco_ray.room import Pool
         from caco_ray.stage import Stage, run_stage
         from caco_ray.telemetry import Board
 
+        room = self.make_room(stage, [Pool(each.name, each.cpus, each.gpus, each.memory_mb, each.actors) for each in operators])
+        operators = tuple(replace(each, actors=room[each.name]) for each in operators)
         fan_out = getattr(source, "fan_out", 1)
         info = self.info(stage, source.shards, fan_out)
         config = self.config
-        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog)
-        with StageBar(self.console, stage, source.expected_rows, "rows") as bar:
+        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog, config.cluster)
+        with StageBar(self.console, label(stage, self.number), source.expected_rows, "rows") as bar:
             board = Board(stage, bar)
             return run_stage(plan, board.on_shard, board.on_live)
 
@@ -164,4 +222,4 @@ class Run:
     def say(self, stage: str, text: str, seconds: float | None = None) -> None:
         """One line for a stage."""
         took = f"  [dim]{format_seconds(seconds)}[/dim]" if seconds is not None else ""
-        self.console.print(f"[bold]{stage:<14}[/bold] {text}{took}")
+        self.console.print(f"[bold]{label(stage, self.number):<14}[/bold] {text}{took}")

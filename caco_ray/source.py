@@ -34,12 +34,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SampleRange:
-    """`samples` rows without parents, numbered from 0: what `scale` asks the sampler for."""
+    """`samples` rows without parents, numbered from `first`: what `scale` asks the sampler for."""
 
     stage: str
     samples: int
     shard_rows: int
     schema: pa.Schema
+    first: int = 0  # in later rounds the number of samples in all rounds before
 
     @property
     def shards(self) -> int:
@@ -50,7 +51,7 @@ class SampleRange:
         return self.samples
 
     def read(self, shard: int) -> ShardInput:
-        numbers = range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.samples))
+        numbers = range(self.first + shard * self.shard_rows, self.first + min((shard + 1) * self.shard_rows, self.samples))
         rows = [{"row_id": row_id(self.stage, self.stage, n), "parent_id": self.stage, "sample_index": n} for n in numbers]
         return ShardInput(to_table(rows, self.schema), len(rows))
 
@@ -119,3 +120,33 @@ class Mapped:
     def read(self, shard: int) -> ShardInput:
         given = self.source.read(shard)
         return ShardInput(to_table([self.function(row) for row in given.table.to_pylist()], self.schema), given.rows_in)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The shards of several sources, one after the other."""
+
+    parts: tuple[Source, ...]
+
+    @property
+    def shards(self) -> int:
+        return sum(part.shards for part in self.parts)
+
+    @property
+    def expected_rows(self) -> int:
+        return sum(part.expected_rows for part in self.parts)
+
+    def read(self, shard: int) -> ShardInput:
+        part, its = self.place(shard)
+        return self.parts[part].read(its)
+
+    def place(self, shard: int) -> tuple[int, int]:
+        """Which part a shard comes from, and its number there."""
+        for number, part in enumerate(self.parts):
+            if shard < part.shards:
+                return number, shard
+            shard -= part.shards
+        raise IndexError(shard)
+
+    def first_shard(self, part: int) -> int:
+        return sum(before.shards for before in self.parts[:part])

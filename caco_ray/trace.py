@@ -1,6 +1,7 @@
 """One row's whole history: what it was made of, by whom, at what cost, and what was made of it.
 
-A row of shard `i` has its ancestors and descendants in shard `i` of the other stages: once it is found, one shard of each stage is read.
+A row of shard `i` has its ancestors and descendants in shard `i` of the other stages of its round (`ledger.shard_at`): once it is found,
+one shard of each stage is read.
 """
 
 import json
@@ -18,8 +19,8 @@ from rich.text import Text
 
 from caco_ray.config import Config, Strict
 from caco_ray.errors import RunDirError
-from caco_ray.ledger import EXECUTES, ROLES, Cost, Step, cost_of_row, read_config, steps
-from caco_ray.run import FOLDERS
+from caco_ray.ledger import EXECUTES, ROLES, Cost, Step, cost_of_row, place_of, read_config, shard_at, steps
+from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import Row
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
@@ -94,10 +95,16 @@ def trace(run: Folder, row_id: str) -> History:
             f"row_id={row_id}: no row of this id in the closed data sets of {run} ({', '.join(step.label for step in there)})"
         )
     step, shard = found
-    before = [other for other in there[: there.index(step)] if other.stage != "evaluate"]
-    own = _event(step, shard, row_id, "self")
-    after = [other for other in there[there.index(step) + 1 :] if step.stage != "evaluate"]
+    own, place, at = _event(step, shard, row_id, "self"), place_of(step, shard), there.index(step)
+    before = _at_place([other for other in there[:at] if other.stage != "evaluate"], place)
+    after = _at_place(there[at + 1 :] if step.stage != "evaluate" else [], place)
     return History(row_id, (*reversed(list(_ancestors(before, own))), own, *_descendants(after, own)))
+
+
+def _at_place(among: list[Step], place: tuple[int, int]) -> list[tuple[Step, int]]:
+    """Steps with the one shard of theirs where relatives of the row can be."""
+    shards = [(step, shard_at(step, place)) for step in among]
+    return [(step, shard) for step, shard in shards if shard is not None and shard < len(Dataset(step.folder).entries)]
 
 
 def _find(step: Step, row_id: str) -> tuple[Step, int] | None:
@@ -126,28 +133,24 @@ def _event(step: Step, shard: int, row_id: str, relation: str) -> Event:
     return Event(step, shard, dataset.entries[shard].file, row, relation)
 
 
-def _ancestors(before: list[Step], child: Event) -> Iterator[Event]:
+def _ancestors(before: list[tuple[Step, int]], child: Event) -> Iterator[Event]:
     """From the nearest to the first."""
     wanted = child.row["parent_id"]
-    for step in reversed(before):
+    for step, shard in reversed(before):
         dataset = Dataset(step.folder)
-        if child.shard >= len(dataset.entries):
-            continue
-        for row in dataset.read(child.shard, kept_only=False).to_pylist():
+        for row in dataset.read(shard, kept_only=False).to_pylist():
             if row["row_id"] == wanted:
-                yield Event(step, child.shard, dataset.entries[child.shard].file, row, "ancestor")
+                yield Event(step, shard, dataset.entries[shard].file, row, "ancestor")
                 wanted = row["parent_id"]
 
 
-def _descendants(after: list[Step], parent: Event) -> Iterator[Event]:
+def _descendants(after: list[tuple[Step, int]], parent: Event) -> Iterator[Event]:
     family = {parent.row["row_id"]}
-    for step in after:
+    for step, shard in after:
         dataset = Dataset(step.folder)
-        if parent.shard >= len(dataset.entries):
-            continue
-        rows = [row for row in dataset.read(parent.shard, kept_only=False).to_pylist() if row["parent_id"] in family]
+        rows = [row for row in dataset.read(shard, kept_only=False).to_pylist() if row["parent_id"] in family]
         family |= {row["row_id"] for row in rows}
-        yield from (Event(step, parent.shard, dataset.entries[parent.shard].file, row, "descendant") for row in rows)
+        yield from (Event(step, shard, dataset.entries[shard].file, row, "descendant") for row in rows)
 
 
 def print_history(console: Console, run: Folder, history: History) -> None:
@@ -169,7 +172,7 @@ def _facts(run: Folder, config: Config, event: Event) -> Iterator[tuple[str, str
     if stage in ROLES and row[f"{ROLES[stage]}_model"] is not None:
         yield from _generation(config, event)
     if stage == "scale":
-        yield from _training(run)
+        yield from _training(run, event.step.round)
     if row.get("exec_status") is not None and stage in EXECUTES:
         error = f", {row['exec_error']}" if row["exec_error"] else ""
         yield "execution", f"{row['exec_status']}{error}, sandbox {row['sandbox_level']}, {row['cpu_s']:.3f} CPU s, {row['wall_s']:.3f} s"
@@ -189,12 +192,14 @@ def _generation(config: Config, event: Event) -> Iterator[tuple[str, str]]:
     yield "finish", f"{row[f'{role}_finish']} after {row[f'{role}_prompt_tokens']} + {row[f'{role}_tokens']} tokens"
 
 
-def _training(run: Folder) -> Iterator[tuple[str, str]]:
-    """The sampler's own origin: a program comes from all seeds that the model was trained on."""
-    folder = run / FOLDERS["train_codegen"]
+def _training(run: Folder, number: int) -> Iterator[tuple[str, str]]:
+    """The sampler's own origin: a program comes from all rows that the model was trained on."""
+    folder = folder_of(run, "train_codegen", number)
     if not is_closed(folder):
         return
     body = json.loads(folder.read(SUCCESS_FILE))
     examples, base = body["metrics"]["examples"], body["settings"]["base"]
-    yield "sampler", f"trained from {base} on {examples} examples of {run / FOLDERS['unify']} in {body['seconds']} s"
+    of_rounds = [str(folder_of(run, "select", before)) for before in range(1, number)]
+    data = ", ".join([str(run / FOLDERS["unify"]), *of_rounds])
+    yield "sampler", f"trained from {base} on {examples} examples of {data} in {body['seconds']} s"
     yield "", f"{folder} (fingerprint {body['fingerprint']})"
