@@ -67,13 +67,13 @@ class Result:
         report = self.report
         if report is None:
             return dict.fromkeys(_FIGURES)
-        programs, shipped = report.stage("scale"), report.stage("assemble")
+        programs, shipped = _totals(report, "scale"), _totals(report, "assemble")
         scores = {f"pass_at_1_{each.model}": each.overall.pass_at_1 for each in report.evaluations}
         known = {
-            "programs_sampled": programs and programs.rows,
-            "programs_kept": programs and programs.kept,
-            "shipped": shipped and shipped.kept,
-            "shipped_share": shipped.kept / programs.rows if shipped and programs and programs.rows else None,
+            "programs_sampled": programs.get("rows"),
+            "programs_kept": programs.get("kept"),
+            "shipped": shipped.get("kept"),
+            "shipped_share": shipped["kept"] / programs["rows"] if shipped and programs.get("rows") else None,
             "prompt_tokens": report.prompt_tokens,
             "tokens": report.tokens,
             "seconds": report.seconds,
@@ -131,11 +131,19 @@ def _row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"status": result.status, "run_dir": point.run_dir, "fault": result.fault or None, **result.figures}
     if job:
         row |= {"exit_code": job.exit_code, "message": job.message or None, "job_id": job.id, "job_seconds": job.seconds}
-    for stage in result.report.stages if result.report else ():
-        counts = (stage.rows_in, stage.rows, stage.kept, stage.rejections, stage.quarantined)
-        row |= {f"{stage.name}_{name}": count for name, count in zip(_COUNTS, counts, strict=True)}
-        row[f"{stage.name}_seconds"] = stage.seconds
+    for stage in _DATA_STAGES if result.report else ():
+        row |= {f"{stage}_{name}": value for name, value in _totals(result.report, stage).items()}
     return row
+
+
+def _totals(report: RunReport, name: str) -> dict[str, Any]:
+    """Of a stage over all its rounds; nothing where it is not closed."""
+    closed = [stage for stage in report.stages if stage.name.split()[0] == name]
+    if not closed:
+        return {}
+    counts = [(stage.rows_in, stage.rows, stage.kept, stage.rejections, stage.quarantined) for stage in closed]
+    sums = {column: sum(values) for column, values in zip(_COUNTS, zip(*counts, strict=True), strict=True)}
+    return {**sums, "seconds": sum(stage.seconds for stage in closed)}
 
 
 def _values(values: list[Any]) -> pa.Array:
