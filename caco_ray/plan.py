@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from caco_ray.attempts import ATTEMPTS
-from caco_ray.config import QuarantineConfig, WatchdogConfig
+from caco_ray.config import ClusterConfig, QuarantineConfig, WatchdogConfig
 from caco_ray.quarantine import TableFunction
 from caco_ray.source import Source
 from caco_ray.store import Folder, StageInfo
@@ -41,6 +41,7 @@ class Stage:
     schema: pa.Schema
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property
     def attempts(self) -> Folder:

@@ -20,6 +20,8 @@ import ray.data
 from caco_ray.cluster import check_room
 from caco_ray.errors import InfraErrorsError
 from caco_ray.gate import Limits, start_gate
+from caco_ray.handover import wait_for_gpus
+from caco_ray.placement import check_labels, selector
 from caco_ray.plan import Operator, Stage
 from caco_ray.quarantine import TableFunction
 from caco_ray.shard_work import ApplyActor, Session, admit, apply_task, commit, read, too_many
@@ -65,6 +67,8 @@ def _stream(
     stage: Stage, writer: DatasetWriter, pending: list[int], errors_before: int, on_live: Callable[[Live], None]
 ) -> Iterator[ShardEntry]:
     check_room(stage.info.stage, {op.name: (op.cpus * op.actors, float(op.gpus * op.actors)) for op in stage.operators})
+    check_labels(stage.cluster, [op.gpus for op in stage.operators])
+    wait_for_gpus(stage.info.stage, sum(op.gpus * op.actors for op in stage.operators), stage.cluster)
     free_before = _free_resources()
     allowed = stage.max_infra_errors - errors_before
     if allowed < 0:
@@ -80,14 +84,14 @@ def _build(session: Session, writer: DatasetWriter, pending: list[int], watchdog
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = 1  # bytes: each row leaves as a block of its own, at once
     context.custom_execution_callback_classes = [watchdog]
-    tasks = min(_TASKS, len(pending))
+    tasks, labels = min(_TASKS, len(pending)), selector(session.stage.cluster, gpus=0)
     with ray.data.DataContext.current(context):
         plan = ray.data.from_arrow(pa.table({"shards": [pending]}))
         plan = plan.map_batches(_named("admit", partial(admit, gate=session.gate)), batch_size=None, batch_format="pyarrow", num_cpus=0)
-        plan = _append_task(plan, _named("read", partial(read, source=session.stage.source)), tasks)
+        plan = _append_task(plan, _named("read", partial(read, source=session.stage.source)), tasks, labels)
         for operator in session.stage.operators:
             plan = _append(plan, operator, session, tasks)
-        return _append_task(plan, _named("commit", partial(commit, writer=writer, session=session)), tasks)
+        return _append_task(plan, _named("commit", partial(commit, writer=writer, session=session)), tasks, labels)
 
 
 def _shards_in_flight(stage: Stage) -> int:
@@ -96,8 +100,9 @@ def _shards_in_flight(stage: Stage) -> int:
 
 
 def _append(plan: ray.data.Dataset, operator: Operator, session: Session, tasks: int) -> ray.data.Dataset:
+    labels = selector(session.stage.cluster, operator.gpus)
     if not operator.actors:
-        return _append_task(plan, _named(operator.name, partial(apply_task, operator=operator, session=session)), tasks)
+        return _append_task(plan, _named(operator.name, partial(apply_task, operator=operator, session=session)), tasks, labels)
     pool = ray.data.ActorPoolStrategy(
         size=operator.actors,
         max_concurrent_calls_per_actor=operator.calls,
@@ -113,11 +118,13 @@ def _append(plan: ray.data.Dataset, operator: Operator, session: Session, tasks:
         num_cpus=operator.cpus,
         num_gpus=operator.gpus or None,
         memory=operator.memory_mb * 1024 * 1024 or None,
+        label_selector=labels or None,
     )
 
 
-def _append_task(plan: ray.data.Dataset, function: TableFunction, tasks: int) -> ray.data.Dataset:
-    return plan.map_batches(function, compute=ray.data.TaskPoolStrategy(size=tasks), batch_size=1, batch_format="pyarrow", num_cpus=0)
+def _append_task(plan: ray.data.Dataset, function: TableFunction, tasks: int, labels: dict[str, str]) -> ray.data.Dataset:
+    pool = ray.data.TaskPoolStrategy(size=tasks)
+    return plan.map_batches(function, compute=pool, batch_size=1, batch_format="pyarrow", num_cpus=0, label_selector=labels or None)
 
 
 def _named(name: str, function: partial[Any]) -> Callable[[pa.Table], Any]:
@@ -136,7 +143,7 @@ def _free_resources() -> dict[str, float]:
 
 
 def _wait_for_release(before: dict[str, float]) -> None:
-    """Wait until the pools' actors are gone, so that the next stage's model finds its GPUs free (ray#64035)."""
+    """Wait until the pools' actors are gone; what needs GPUs next refuses to start beside those that stay (`handover`)."""
     deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         now, have = _free_resources(), ray.cluster_resources()  # what a node took along does not come back

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from caco_ray.config import SamplingConfig, VllmModel
 from caco_ray.engines import memory
 from caco_ray.engines.base import Completion, EngineStats, Messages, Prompt, check_call, failed, malformed, sample_seed, too_long
+from caco_ray.engines.devices import wait_for_memory
 from caco_ray.engines.event_loop import EventLoop, run_all
 from caco_ray.engines.memory import check_cache, check_room
 from caco_ray.engines.model_folder import check_model, find_folder, model_id
@@ -33,6 +34,7 @@ from caco_ray.engines.vllm_steps import Steps, stat_logger
 from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
 
 _MAX_MESSAGE = 400
+_HANDOVER_S = 60.0  # in which a process that is being killed gives its GPU's memory back
 # What is left to say where the log holds no traceback. `{}`: vLLM saw its process end before the kernel had its exit status.
 _KILLED = re.compile(r"Failed core proc\(s\): \{(?:.*: -(?P<signal>\d+)|\})")
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt): ")  # the last line of a traceback
@@ -114,6 +116,8 @@ class VllmEngine:
         try:
             with environ(environment(self._model, self._log)):
                 check_room(self._model, folder, _device_bytes(self._model))
+                if self._model.gpus:
+                    wait_for_memory(self._model.gpu_memory_fraction, _HANDOVER_S)
                 return self._loop.run(_start(arguments, self._steps))
         except (RuntimeError, ValueError, TypeError, OSError, ImportError, AssertionError, KeyError) as error:
             self._loop.close()
