@@ -131,14 +131,14 @@ def _row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"status": result.status, "run_dir": point.run_dir, "fault": result.fault or None, **result.figures}
     if job:
         row |= {"exit_code": job.exit_code, "message": job.message or None, "job_id": job.id, "job_seconds": job.seconds}
-    for stage in _DATA_STAGES if result.report else ():
+    for stage in _DATA_STAGES:
         row |= {f"{stage}_{name}": value for name, value in _totals(result.report, stage).items()}
     return row
 
 
-def _totals(report: RunReport, name: str) -> dict[str, Any]:
+def _totals(report: RunReport | None, name: str) -> dict[str, Any]:
     """Of a stage over all its rounds; nothing where it is not closed."""
-    closed = [stage for stage in report.stages if stage.name.split()[0] == name]
+    closed = [stage for stage in (report.stages if report else ()) if stage.name.split()[0] == name]
     if not closed:
         return {}
     counts = [(stage.rows_in, stage.rows, stage.kept, stage.rejections, stage.quarantined) for stage in closed]
