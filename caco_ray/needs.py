@@ -3,6 +3,7 @@
 The model of `unify` is left out: only seeds without code need it, and that is known when they have been read.
 """
 
+import os
 from collections.abc import Iterable
 
 from caco_ray.config import STAGES, Config, ModelConfig, TrainingConfig, VllmModel
@@ -51,6 +52,15 @@ def drives_gpus(config: Config, stages: Iterable[str]) -> list[str]:
         if stage in _TRAININGS and _training(config, stage).gpus_per_worker:
             users.append(f"training.{_TRAININGS[stage]}")
     return users
+
+
+def model_folders(config: Config, stages: Iterable[str]) -> dict[str, tuple[str, Pool]]:
+    """By key: the folder that a model is loaded from, and who loads it. Hub ids, and what the run itself makes, are left out."""
+    found = {}
+    for stage in stages:
+        if stage in _MODELS and isinstance(model := _model(config, stage), VllmModel) and os.path.isabs(model.path):
+            found[f"models.{_MODELS[stage]}.path"] = model.path, pools(config, stage)[0]
+    return found
 
 
 def _model(config: Config, stage: str) -> ModelConfig:

@@ -16,15 +16,16 @@ from typing import Any
 SEEN, UNSEEN = "seen", "unseen"
 
 
-def look(run_dir: str, marker: str, node: str, require: str | None, timeout_s: float) -> dict[str, Any]:
+def look(run_dir: str, marker: str, node: str, require: str | None, folders: list[str], timeout_s: float) -> dict[str, Any]:
     """Facts about this node. `marker`: a file under `run_dir` that the driver wrote and beside which this node writes one of its own;
-    `require`: the sandbox level to try, None for none."""
+    `require`: the sandbox level to try, None for none; `folders`: that should be there."""
     said, level = _sandbox(require) if require is not None else ("", "")
     return {
         **versions(),
         "gpus": _gpus(),
         "shm_bytes": _shm_bytes(),
         "ray_disk_used": _disk_used("/tmp/ray"),
+        "absent": [folder for folder in folders if not os.path.isdir(folder)],
         "sandbox": level,
         "sandbox_said": said,
         **_storage(run_dir, marker, node, timeout_s),

@@ -1,6 +1,6 @@
 """Does every node of the cluster offer what a run needs? One small task on each tells, before any model loads.
 
-What is missing is one line each. Not looked at: models in folders that a node does not mount.
+What is missing is one line each. Not looked at: models by hub id, in each node's own cache.
 """
 
 import math
@@ -21,9 +21,9 @@ from caco_ray import node_look
 from caco_ray.cluster import connected
 from caco_ray.config import Config
 from caco_ray.errors import ClusterError
-from caco_ray.needs import drives_gpus, pools, runs_programs, stages_of
+from caco_ray.needs import drives_gpus, model_folders, pools, runs_programs, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, versions
-from caco_ray.room import await_nodes, missing
+from caco_ray.room import await_nodes, has_room, missing
 from caco_ray.store import Folder
 
 _NAMED = 3  # nodes that a line names
@@ -116,7 +116,7 @@ def listed(besides: Iterable[str] = ()) -> list[Node]:
     ]
 
 
-def asked(config: Config, stages: Iterable[str], nodes: list[Node]) -> list[Node]:
+def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[Node]:
     """The nodes with their facts. A node that dies meanwhile is left out.
 
     Raises:
@@ -131,12 +131,12 @@ def asked(config: Config, stages: Iterable[str], nodes: list[Node]) -> list[Node
     try:
         cloudpickle.register_pickle_by_value(node_look)
         task = ray.remote(node_look.look).options(num_cpus=0, max_retries=0)
-        there = {node.id: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)) for node in nodes}
-        answers = {
+        answers = {}
+        for node in nodes:
+            there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
+            wanted = _level(require, node, config), _folders(config, stages, node)
             # Half of the time for the storage, so that a node that waits for it can still say so.
-            node.id: there[node.id].remote(config.run.dir, f"{marker}/driver", node.id, _level(require, node, config), timeout_s / 2)
-            for node in nodes
-        }
+            answers[node.id] = there.remote(config.run.dir, f"{marker}/driver", node.id, *wanted, timeout_s / 2)
         ray.wait(list(answers.values()), num_returns=len(answers), timeout=timeout_s)
         found = [_answered(node, answers[node.id], timeout_s) for node in nodes]
         return _returned(folder, marker, [node for node in found if node.facts is not None or node.id in {each.id for each in listed()}])
@@ -148,6 +148,11 @@ def asked(config: Config, stages: Iterable[str], nodes: list[Node]) -> list[Node
 def _level(require: str | None, node: Node, config: Config) -> str | None:
     """Where a sandbox can be placed."""
     return require if node.resources.get("CPU", 0) >= config.sandbox.workers else None
+
+
+def _folders(config: Config, stages: Iterable[str], node: Node) -> list[str]:
+    """Of the models that can be placed there."""
+    return sorted({folder for folder, pool in model_folders(config, stages).values() if has_room(node.resources, pool.each)})
 
 
 def _answered(node: Node, answer: ray.ObjectRef, timeout_s: float) -> Node:
@@ -170,12 +175,11 @@ def _returned(folder: Folder, marker: str, nodes: list[Node]) -> list[Node]:
     return nodes
 
 
-def faults(config: Config, stages: Iterable[str], nodes: Iterable[Node]) -> list[str]:
+def faults(config: Config, stages: tuple[str, ...], nodes: Iterable[Node]) -> list[str]:
     """One line for each thing that is missing, with the nodes that lack it."""
     mine, lacking = versions(), defaultdict[str, list[Node]](list)
-    on = tuple(stages)
     for node in nodes:
-        for fault in (node.silence,) if node.facts is None else _faults(config, on, mine, node.resources, node.facts):
+        for fault in (node.silence,) if node.facts is None else _faults(config, stages, mine, node.resources, node.facts):
             lacking[fault].append(node)
     return [f"{_names(where)}: {fault}" for fault, where in lacking.items()]
 
@@ -191,6 +195,7 @@ def _faults(config: Config, stages: tuple[str, ...], mine: dict[str, str], resou
             f"sandbox.require={config.sandbox.require}: {facts['sandbox_said']}" if facts["sandbox_said"] else "",
             _storage(config, facts),
             _room(config, facts["free_bytes"]),
+            *(f"{key}={path}: no such folder" for key, (path, _) in model_folders(config, stages).items() if path in facts["absent"]),
             _ray_disk(facts["ray_disk_used"]),
         )
         if fault

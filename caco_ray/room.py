@@ -46,7 +46,7 @@ def fit(pools: Iterable[Pool], nodes: Iterable[Resources]) -> dict[str, int]:
     while open_pools:
         for pool in list(open_pools):
             # Where few GPUs and then few CPUs are free: what needs no GPU leaves the nodes that have some alone.
-            roomy = [node for node in free if _has(node, pool.each)]
+            roomy = [node for node in free if has_room(node, pool.each)]
             best = min(roomy, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default=None)
             if best is None:
                 open_pools.remove(pool)
@@ -70,7 +70,7 @@ def missing(wanted: Mapping[str, Iterable[Pool]]) -> list[str]:
         f"{stage} needs {pool}; no node is large enough for one (the most that a node has: {_most(nodes, pool)})"
         for stage, pools in wanted.items()
         for pool in pools
-        if not any(_has(node, pool.each) for node in nodes)
+        if not any(has_room(node, pool.each) for node in nodes)
     ]
 
 
@@ -128,5 +128,6 @@ def _most(nodes: list[Resources], pool: Pool) -> str:
     return ", ".join(f"{max((node.get(kind, 0.0) for node in nodes), default=0):g} {kind}s" for kind in pool.each if kind != "memory")
 
 
-def _has(node: Resources, wanted: Resources) -> bool:
+def has_room(node: Resources, wanted: Resources) -> bool:
+    """Whether a node offers so much, were it empty."""
     return all(node.get(kind, 0.0) >= amount for kind, amount in wanted.items())

@@ -46,7 +46,9 @@ FOLDERS = {
 }
 # What a stage writes after its dataset is closed: without it the stage is not done.
 ALSO_WRITTEN = {"assemble": ("README.md",)}
-MODEL_CACHE_ENV = "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory
+MODEL_CACHE_ENV = (
+    "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory, or in a cluster's run.dir
+)
 
 
 def folder_of(run: Folder, stage: str, number: int = 1) -> Folder:
@@ -189,7 +191,9 @@ class Run:
 
     @cached_property
     def _embedded(self) -> Path:
-        return embedded_model(Path(os.environ.get(MODEL_CACHE_ENV, ".cache")).absolute() / "models")
+        apart = self.config.cluster.address != "local" and self.folder.is_local  # other nodes do not see our working directory
+        default = self.folder.local_path / ".cache" if apart else Path(".cache")
+        return embedded_model(Path(os.environ.get(MODEL_CACHE_ENV, default)).absolute() / "models")
 
     def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
         """Run one data stage with a bar."""
@@ -203,7 +207,9 @@ class Run:
         fan_out = getattr(source, "fan_out", 1)
         info = self.info(stage, source.shards, fan_out)
         config = self.config
-        plan = Stage(info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog, config.cluster)
+        plan = Stage(
+            info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog, config.cluster
+        )
         with StageBar(self.console, label(stage, self.number), source.expected_rows, "rows") as bar:
             board = Board(stage, bar)
             return run_stage(plan, board.on_shard, board.on_live)

@@ -27,7 +27,7 @@ def config(*overrides: str, profile: str = "fake", folder: str = "/runs/x") -> C
 
 def node(address: str = "10.0.0.1", **other: Any) -> Node:
     facts = {
-        **versions(), "gpus": 2, "shm_bytes": GIB, "ray_disk_used": 0.5, "sandbox": "L2", "sandbox_said": "", "storage": SEEN, "free_bytes": GIB,
+        **versions(), "gpus": 2, "shm_bytes": GIB, "ray_disk_used": 0.5, "sandbox": "L2", "sandbox_said": "", "absent": [], "storage": SEEN, "free_bytes": GIB,
     }  # fmt: skip
     return Node(address, address, RESOURCES, {**facts, **other})
 
@@ -57,6 +57,13 @@ def test_each_thing_missing_is_one_line(fact: dict[str, Any], said: str) -> None
     assert len(lines) == 1 and lines[0].startswith(f"node 10.0.0.1: {said}") and "\n" not in lines[0], lines
 
 
+def test_a_model_that_is_not_on_every_node_is_named() -> None:
+    given = config("model@models.judge=instruct_32b", "models.judge.path=/models/judge")
+    assert faults(given, ("judge",), [node(absent=["/models/judge"]), node("10.0.0.2")]) == [
+        "node 10.0.0.1: models.judge.path=/models/judge: no such folder"
+    ]
+
+
 def test_nodes_that_lack_the_same_share_a_line() -> None:
     lines = faults(config(), ("scale",), [node(f"10.0.0.{number}", gpus=0, shm_bytes=0) for number in range(9)])
     assert len(lines) == 1 and lines[0].startswith("node 10.0.0.0, 10.0.0.1, 10.0.0.2 and 6 more: /dev/shm"), (
@@ -69,18 +76,19 @@ def test_nodes_that_lack_the_same_share_a_line() -> None:
 def test_a_node_looks_at_itself(tmp_path: Path) -> None:
     (tmp_path / "mark").mkdir()
     (tmp_path / "mark" / "driver").touch()
-    facts = look(str(tmp_path), "mark/driver", "me", "L0", 30)
+    facts = look(str(tmp_path), "mark/driver", "me", "L0", [str(tmp_path), str(tmp_path / "model")], 30)
     assert {name: facts[name] for name in versions()} == versions() and len(facts["code"]) == 16
     assert facts["storage"] == SEEN and facts["free_bytes"] > 0 and (tmp_path / "mark" / "me").exists()
+    assert facts["absent"] == [str(tmp_path / "model")]
     assert facts["sandbox"] >= "L0" and facts["shm_bytes"] > 0 and 0 <= facts["ray_disk_used"] < 1
 
 
 def test_storage_that_is_not_the_drivers_is_not_written_to(tmp_path: Path) -> None:
-    assert look(str(tmp_path / "run"), "mark/driver", "me", None, 30)["storage"] == UNSEEN
+    assert look(str(tmp_path / "run"), "mark/driver", "me", None, [], 30)["storage"] == UNSEEN
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
-    assert "a file stands where a folder is needed" in look(str(tmp_path / "file"), "mark/driver", "me", None, 30)["storage"]
-    assert "no such storage" in look("nowhere://bucket/run", "mark/driver", "me", None, 30)["storage"]
+    assert "a file stands where a folder is needed" in look(str(tmp_path / "file"), "mark/driver", "me", None, [], 30)["storage"]
+    assert "no such storage" in look("nowhere://bucket/run", "mark/driver", "me", None, [], 30)["storage"]
 
 
 def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
 
     (tmp_path / "mark").mkdir()
     os.mkfifo(tmp_path / "mark" / "driver")  # reading it waits for a writer
-    said = look(str(tmp_path), "mark/driver", "me", None, 0.2)["storage"]
+    said = look(str(tmp_path), "mark/driver", "me", None, [], 0.2)["storage"]
     os.open(tmp_path / "mark" / "driver", os.O_RDWR)  # let the reader go
     assert said == f"{tmp_path}: no answer in 0 s"
 
