@@ -16,7 +16,7 @@ from caco_ray.plan_row import Travelling, describe, error_of, pack, pack_error, 
 from caco_ray.quarantine import Guard, TableFunction
 from caco_ray.source import Source
 from caco_ray.store import DatasetWriter
-from caco_ray.telemetry import Reporter
+from caco_ray.telemetry import Reporter, watch
 
 _TRIES = 3  # at what a file system refuses, and at starting an engine
 
@@ -47,10 +47,8 @@ class ApplyActor:
             self._function = _made_with_care(operator, session)
         except CacoError as error:
             self._failure = error
-        look = getattr(self._function, "stats", None)
-        if look is not None:
-            worker = ray.get_runtime_context().get_worker_id()
-            self._reporter = Reporter(session.stage.info.stage, look, lambda live: session.gate.post.remote(worker, live))
+        worker = ray.get_runtime_context().get_worker_id()
+        self._reporter = watch(self._function, session.stage.info.stage, lambda live: session.gate.post.remote(worker, live))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _apply(batch, self._run)

@@ -1,17 +1,30 @@
-"""Live figures of a running stage: what its engines do now, for the terminal and for Prometheus.
+"""Live figures of a running stage: what its engines and sandboxes do now, for the terminal and for Prometheus.
 
-Each worker that owns an engine has a thread that looks at the engine, sets Ray's metrics (Prometheus shows them with the prefix `ray_`) and
-posts what it saw to the stage's gate; the driver adds up. Figures are for people: losing one changes no row.
+`metrics.py` lists what is exported. Each worker that owns an engine has a thread that looks at the engine, sets Ray's metrics (Prometheus
+shows them with the prefix `ray_`) and posts what it saw to the stage's gate; the driver adds up. Figures are for people: losing one changes
+no row.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from caco_ray.engines.base import EngineStats
+from caco_ray.metrics import (
+    CACHE_HITS,
+    ENGINE_RUNNING,
+    ENGINE_WAITING,
+    INFRA_ERRORS,
+    ROWS,
+    SANDBOX_SECONDS,
+    STAGE_SECONDS,
+    TOKENS,
+    Metric,
+)
 from caco_ray.progress import StageBar
 from caco_ray.store import ShardEntry
 
@@ -43,15 +56,28 @@ def add_up(posts: Iterable[tuple[float, Live]], now: float) -> Live:
     return whole
 
 
+def exported(metric: Metric) -> Any:
+    """Ray's counter, gauge or histogram of that name, in this process."""
+    if metric.kind == "histogram":
+        return Histogram(metric.name, metric.description, list(metric.boundaries), metric.labels)
+    return (Counter if metric.kind == "counter" else Gauge)(metric.name, metric.description, metric.labels)
+
+
+def watch(function: Any, stage: str, post: Callable[[Live], object]) -> "Reporter | None":
+    """Export what an operator has figures of: one with `stats()` owns an engine, one with `on_program` a sandbox."""
+    if hasattr(function, "on_program"):
+        seconds = exported(SANDBOX_SECONDS)
+        function.on_program = lambda status, wall_s: seconds.observe(wall_s, {"status": status})
+    return Reporter(stage, function.stats, post) if hasattr(function, "stats") else None
+
+
 class Reporter:
     """Looks at one engine until it is closed. `look` is called from a thread of its own."""
 
     def __init__(self, stage: str, look: Callable[[], EngineStats], post: Callable[[Live], object]) -> None:
         self._look, self._post, self._tags = look, post, {"stage": stage}
-        self._running = Gauge("caco_engine_running", "Requests that the engine works on", ("stage",))
-        self._waiting = Gauge("caco_engine_waiting", "Requests that wait for their turn", ("stage",))
-        self._tokens = Counter("caco_tokens_total", "Tokens of finished requests", ("stage", "direction"))
-        self._hits = Counter("caco_prefix_cache_hits_total", "Prompt tokens found in the prefix cache", ("stage",))
+        self._running, self._waiting = exported(ENGINE_RUNNING), exported(ENGINE_WAITING)
+        self._tokens, self._hits = exported(TOKENS), exported(CACHE_HITS)
         self._live = Live(engines=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
@@ -86,8 +112,9 @@ class Board:
 
     def __init__(self, stage: str, bar: StageBar) -> None:
         self._stage, self._bar, self._rates = stage, bar, Rates()
-        self._rows = Counter("caco_rows_total", "Committed rows", ("stage", "outcome", "reason"))
+        self._rows, self._errors, self._seconds = exported(ROWS), exported(INFRA_ERRORS), exported(STAGE_SECONDS)
         self._working = False
+        self._began = time.monotonic()
         self._kept = 0
 
     def on_shard(self, entry: ShardEntry) -> None:
@@ -99,8 +126,9 @@ class Board:
 
     def on_live(self, live: Live) -> None:
         if not self._working:
-            self._working = True
+            self._working, self._began = True, time.monotonic()
             self._bar.resume()
+        self._seconds.set(time.monotonic() - self._began, {"stage": self._stage})
         self._rates.look(live)
         self._bar.advance(0, self._note())
 
@@ -110,6 +138,7 @@ class Board:
     def _add(self, entry: ShardEntry) -> None:
         self._count("kept", "", entry.totals.kept)
         self._count("quarantined", "", entry.totals.quarantined)
+        _count(self._errors, entry.totals.quarantined, {"stage": self._stage})
         for reason, rows in entry.totals.rejected.items():
             self._count("rejected", reason, rows)
 

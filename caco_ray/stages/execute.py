@@ -1,5 +1,7 @@
 """Run every live row's program in the sandbox, twice where determinism is asked for."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from caco_ray.config import SandboxConfig
@@ -28,6 +30,7 @@ class Execute:
 
     def __init__(self, config: SandboxConfig, check_determinism: bool) -> None:
         self._check_determinism = check_determinism
+        self.on_program: Callable[[str, float], None] = lambda status, wall_s: None  # told how each run ended, and in what time
         self._sandbox = Sandbox(require=config.require, limits=config.limits(), allow_unsafe=config.allow_unsafe, workers=config.workers)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -46,7 +49,10 @@ class Execute:
         self._sandbox.close()
 
     def _run(self, rows: list[Row], seed: int) -> list[ExecutionResult]:
-        return self._sandbox.run_many([row["code"] for row in rows], seed=seed) if rows else []
+        results = self._sandbox.run_many([row["code"] for row in rows], seed=seed) if rows else []
+        for result in results:
+            self.on_program(result.status, result.wall_s)
+        return results
 
 
 def _record(row: Row, result: ExecutionResult) -> None:

@@ -1,26 +1,29 @@
 """What a stage's engines do reaches the terminal and Prometheus while the stage runs."""
 
 import io
-import re
 import time
 import urllib.request
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 from rich.console import Console
 
 from caco_ray import progress
-from caco_ray.config import FakeModel, SamplingConfig
+from caco_ray.config import FakeModel, SamplingConfig, SandboxConfig
 from caco_ray.engines.base import EngineStats
+from caco_ray.metrics import CACHE_HITS, INFRA_ERRORS, METRICS, ROWS, SANDBOX_SECONDS, STAGE_SECONDS, TOKENS
 from caco_ray.progress import StageBar
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
 from caco_ray.stage import Operator, Stage, run_stage
+from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
-from caco_ray.store import Folder, ShardEntry, StageInfo, Totals
+from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo, Totals
 from caco_ray.telemetry import Board, Live, Rates, add_up
 
 BUSY = Live(1, 10, 2, EngineStats(running=4, waiting=3, prompt_tokens=100, tokens=50, cache_queries=10, cache_hits=5))
@@ -67,23 +70,38 @@ def test_what_was_done_before_counts_for_no_rate(monkeypatch: pytest.MonkeyPatch
     assert text.getvalue().splitlines()[-1].strip() == "scale: 950/1,000 rows, 5.0/s, 10.0 s left"
 
 
-def scraped(name: str, **tags: str) -> float | None:
-    """Value of a metric in what Prometheus would be given."""
-    for node in ray.nodes():
-        page = urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).read().decode()
-        for line in page.splitlines():
-            if line.startswith(f"ray_{name}{{") and all(f'{key}="{value}"' in line for key, value in tags.items()):
-                return float(re.split(r"\s+", line)[-1])
-    return None
+def scraped() -> str:
+    """What Prometheus would be given."""
+    ports = [node["MetricsExportPort"] for node in ray.nodes()]
+    return "".join(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode() for port in ports)
+
+
+def value(page: str, name: str, **tags: str) -> float | None:
+    """Of a metric, added up over its series."""
+    lines = [line for line in page.splitlines() if line.startswith(f"ray_{name}{{")]
+    found = [float(line.split()[-1]) for line in lines if all(f'{key}="{tag}"' in line for key, tag in tags.items())]
+    return sum(found) if found else None
+
+
+def spoil(table: pa.Table) -> pa.Table:
+    """The machinery fails on one row of the first shard."""
+    rows = table.to_pylist()
+    for row in rows:
+        if row["sample_index"] == 3:
+            row["infra_error"] = "made up"
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def operators() -> tuple[Operator, ...]:
+    sample = partial(Generate, "sample", FakeModel(seconds_per_token=0.002), None, SamplingConfig(temperature=1, max_tokens=400), 0)
+    execute = partial(Execute, SandboxConfig(require="L0", allow_unsafe=True), False)
+    return Operator("model", sample, actors=1), Operator("execute", execute, actors=1), Operator("spoil", lambda: spoil)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_running_stage_tells_what_its_engine_does(tmp_path: Path) -> None:
+def test_a_running_stage_exports_every_metric(tmp_path: Path) -> None:
     source = SampleRange("telemetry", 40, 4, PROGRAM)
-    make = partial(Generate, "sample", FakeModel(seconds_per_token=0.002), None, SamplingConfig(temperature=1, max_tokens=400), 0)
-    plan = Stage(
-        StageInfo("telemetry", "f" * 16, {}, source.shards), Folder(str(tmp_path)), source, (Operator("m", make, 0, 0, 0, 1),), PROGRAM
-    )
+    plan = Stage(StageInfo("telemetry", "f" * 16, {}, source.shards), Folder(str(tmp_path)), source, operators(), PROGRAM)
     seen: list[Live] = []
     text = io.StringIO()
     with StageBar(Console(file=text), "telemetry", 40, "rows") as bar:
@@ -91,10 +109,18 @@ def test_a_running_stage_tells_what_its_engine_does(tmp_path: Path) -> None:
         totals = run_stage(plan, board.on_shard, lambda live: (seen.append(live), board.on_live(live))[0])
     assert seen[0] == Live() and any(live.engines == 1 and live.stats.running for live in seen)
     assert seen[-1].stats.tokens > 0
-    deadline = time.monotonic() + 90
-    kept = None
-    while kept != totals.kept and time.monotonic() < deadline:  # Ray exports now and then
-        time.sleep(0.5)
-        kept = scraped("caco_rows_total", stage="telemetry", outcome="kept")
-    assert kept == totals.kept
-    assert scraped("caco_tokens_total", stage="telemetry", direction="out")
+    ran = Counter(row["exec_status"] for row in Dataset(Folder(str(tmp_path))).rows(kept_only=False) if row["exec_status"])
+    assert totals.quarantined == 1 and len(ran) > 1
+
+    deadline, page = time.monotonic() + 120, ""
+    while value(page, ROWS.name, outcome="kept") != totals.kept or value(page, f"{SANDBOX_SECONDS.name}_count") != ran.total():
+        assert time.monotonic() < deadline, page  # Ray exports now and then
+        time.sleep(1)
+        page = scraped()
+    assert value(page, INFRA_ERRORS.name, stage="telemetry") == 1
+    assert {status: value(page, f"{SANDBOX_SECONDS.name}_count", status=status) for status in ran} == ran
+    assert value(page, f"{SANDBOX_SECONDS.name}_bucket", le="+Inf") == ran.total()
+    assert value(page, STAGE_SECONDS.name, stage="telemetry") and value(page, TOKENS.name, stage="telemetry", direction="out")
+    for metric in METRICS:
+        end = "_count" if metric.kind == "histogram" else ""
+        assert value(page, f"{metric.name}{end}") is not None or metric is CACHE_HITS, metric  # the fake engine has no prefix cache
