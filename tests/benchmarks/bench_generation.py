@@ -29,6 +29,7 @@ from caco_ray.config import ClusterConfig, SamplingConfig, VllmModel
 from caco_ray.embedded import embedded_model
 from caco_ray.engines.vllm import VllmEngine
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
+from caco_ray.operators import shards_in_flight
 from caco_ray.prompts import PROGRAM_TURN
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
@@ -37,7 +38,8 @@ from caco_ray.stages.generate import Generate, row_seed
 from caco_ray.store import Dataset, Folder, StageInfo
 
 MODEL = VllmModel(path="embedded", prompts="trained", max_model_len=1024, max_num_seqs=64, enforce_eager=True, cpu_threads="all")
-SHARD_ROWS, CALLS, SKEW = 32, 6, 10
+SHARD_ROWS, SKEW = 32, 10
+WARM = 8  # requests before the clock starts, of either side
 
 
 class LongTenth(VllmEngine):
@@ -53,6 +55,7 @@ class TimedGenerate(Generate):
     def __init__(self, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
         started = time.time()
         super().__init__("sample", MODEL, path, sampling, 0)
+        self._engine.generate([PROGRAM_TURN] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
         if skewed:
             self._engine.__class__ = LongTenth  # type: ignore[assignment]
         note.write_text(json.dumps({"ready": time.time(), "startup_s": time.time() - started}))
@@ -95,7 +98,7 @@ async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
         counts = await asyncio.gather(*[one(f"{skewed}-{number}", own) for number, own in enumerate(params)])
         return sum(counts) / (time.time() - started)
 
-    await asyncio.gather(*[one(f"warm-{number}", base) for number in range(8)])
+    await asyncio.gather(*[one(f"warm-{number}", base) for number in range(WARM)])
     speeds = await speed(False), await speed(True)
     llm.shutdown()
     return speeds
@@ -108,7 +111,7 @@ def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tup
     note, data = folder / "ready.json", Folder(str(folder / "programs"))
     make = partial(TimedGenerate, path, sampling, note, skewed)
     commits: list[float] = []
-    operator = Operator("sample", make, cpus=1, actors=1, calls=CALLS)
+    operator = Operator("sample", make, cpus=1, actors=1, calls=shards_in_flight(MODEL, SHARD_ROWS))
     plan = Stage(StageInfo("scale", "bench", {}, source(rows).shards), data, source(rows), (operator,), PROGRAM)
     run_stage(plan, lambda _: commits.append(time.time()))
     table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])

@@ -35,8 +35,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from caco_ray.cluster import connected
-from caco_ray.config import ClusterConfig, FakeModel, FiltersConfig, SamplingConfig, SandboxConfig
-from caco_ray.operators import executor, task
+from caco_ray.config import ClusterConfig, FakeModel, FiltersConfig, SamplingConfig, SandboxConfig, VllmModel
+from caco_ray.operators import executor, shards_in_flight, task
 from caco_ray.schema import PROGRAM, row_id
 from caco_ray.source import KeptRows, SampleRange, Source
 from caco_ray.stage import _TASKS, Operator, Stage, run_stage
@@ -45,7 +45,8 @@ from caco_ray.stages.generate import Generate
 from caco_ray.store import Dataset, DatasetWriter, Folder, StageInfo
 
 SHARD_ROWS, TOKENS_PER_ROW = 10, 118  # of the fake sampler's programs, roughly
-CALLS, LARGE_SHARD_ROWS = 2, 1024  # of conf/profile/cluster.yaml
+LARGE_SHARD_ROWS = 1024  # of conf/profile/cluster.yaml
+CALLS = shards_in_flight(VllmModel(path="any"), LARGE_SHARD_ROWS)
 FILTERS = FiltersConfig(enabled=("does_not_parse", "no_input", "no_output", "too_short", "unused_input"))
 _WARM_ROUNDS = 2  # of the simulation, that do not count
 ENGINES = (1, 8, 64, 250, 500, 1000)
