@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caco_ray.report.charts import Bar, funnel_bars
+from caco_ray.report.models import EvaluationReport
 from caco_ray.report.page import environment
 from caco_ray.sweep.points import shown
 from caco_ray.sweep.results import Result
@@ -12,7 +13,6 @@ from caco_ray.sweep.results import Result
 _COMPARED = (
     ("shipped", "rows shipped", "count"),
     ("shipped_share", "rows shipped per program sampled", "percent"),
-    ("pass_at_1_student", "pass@1 of the student", "percent"),
     ("seconds", "time in stages", "duration"),
     ("tokens", "tokens generated", "short"),
 )
@@ -39,6 +39,7 @@ def render(name: str, results: Sequence[Result]) -> str:
             keys=keys,
             shown=shown,
             comparisons=comparisons(results),
+            scores=scores(results),
             funnels=[(result, funnel(result)) for result in results if funnel(result)],
             succeeded=sum(result.status == "SUCCEEDED" for result in results),
         )
@@ -55,6 +56,12 @@ def comparisons(results: Sequence[Result]) -> list[Comparison]:
             bars = tuple((label, value, round(100 * value / most, 2) if most else 0.0) for label, value in values)
             made.append(Comparison(title, kind, bars))
     return made
+
+
+def scores(results: Sequence[Result]) -> list[tuple[str, EvaluationReport]]:
+    """pass@1 of every model that a point evaluated, with the point's label."""
+    evaluated = [(result.point.label, each) for result in results if result.report for each in result.report.evaluations]
+    return [(label, each) for label, each in evaluated if each.overall.pass_at_1 is not None]
 
 
 def funnel(result: Result) -> tuple[Bar, ...]:

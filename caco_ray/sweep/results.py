@@ -65,7 +65,7 @@ class Result:
     def figures(self) -> dict[str, Any]:
         """The key figures; null where the run has not got that far."""
         report = self.report
-        if report is None:
+        if report is None or not report.stages:
             return dict.fromkeys(_FIGURES)
         programs, shipped = _totals(report, "scale"), _totals(report, "assemble")
         scores = {f"pass_at_1_{each.model}": each.overall.pass_at_1 for each in report.evaluations}

@@ -10,6 +10,7 @@ from rich.text import Text
 from caco_ray.progress import format_seconds
 from caco_ray.report.numbers import percent, short
 from caco_ray.sweep.follow import Sweep
+from caco_ray.sweep.points import shown
 from caco_ray.sweep.results import Reader, Result
 
 LOG_WIDTH = 140  # in a file, where nobody wraps lines
@@ -64,7 +65,7 @@ def sweep_table(results: Sequence[Result]) -> Table:
     for name in ("programs", "kept", "shipped", "of programs", "pass@1", "in stages"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        swept = [Text(str(result.point.swept.get(key, ""))) for key in keys]
+        swept = [Text(shown(result.point.swept.get(key, ""))) for key in keys]
         table.add_row(*swept, Text(result.status, style=_STYLES[result.status]), result.last_stage, *_figures(result))
     return table
 

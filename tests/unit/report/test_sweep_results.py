@@ -52,7 +52,7 @@ def test_the_table_has_every_figure_and_null_for_what_is_not_known(results: list
     assert (whole["scale_rows"], whole["scale_kept"], whole["scale_rejected"], whole["scale_quarantined"]) == (10, 6, 3, 1)
     assert whole["judge_rows"] is None
     assert damaged["status"] == "FAILED" and "_SUCCESS" in damaged["fault"] and damaged["shipped"] is None
-    assert begun["status"] == "RUNNING" and begun["shipped"] is None and begun["seconds"] == 0
+    assert begun["status"] == "RUNNING" and begun["shipped"] is None and begun["seconds"] is None
     assert none["status"] == "NOT SUBMITTED" and none["job_id"] is None and none["seconds"] is None
 
 
@@ -79,6 +79,7 @@ def test_the_page_escapes_what_jobs_say_and_compares_what_it_can(results: list[R
     assert "<script" not in page and "default-src &#39;none&#39;" not in page and "default-src 'none'" in page
     assert "Not every figure below can be trusted" in page
     assert f'href="{results[0].point.name}/report.html"' in page and "30.0%" in page and "1</b> of <b>4" in page
+    assert "10.0%" in page and "<b>40.0%</b> <span class=\"soft\">21.9% to 61.3%" in page
     assert comparisons(results[:1]) == []
     both = comparisons([results[0], results[0]])
     assert both[0].bars[0][1:] == (3.0, 100.0)
