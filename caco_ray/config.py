@@ -61,7 +61,7 @@ class ClusterConfig(Strict):
     cpu_labels: LabelSelector | None = None  # of the nodes for everything else
     handover_timeout_s: NonNegativeFloat = 120  # in which what held GPUs before lets them go, see handover.py
     preflight_timeout_s: PositiveFloat = 120  # for each node to say what it offers, see nodes.py
-    wait_for_nodes_s: NonNegativeFloat = 300  # for an autoscaler, or for one that comes back; then on with fewer actors, see room.py
+    wait_for_nodes_s: NonNegativeFloat = 900  # for an autoscaler, or for one that comes back; then on with fewer actors, see room.py
 
 
 class WatchdogConfig(Strict):

@@ -5,9 +5,11 @@ The model of `unify` is left out: only seeds without code need it, and that is k
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 from caco_ray.config import STAGES, Config, ModelConfig, TrainingConfig, VllmModel
 from caco_ray.operators import executor
+from caco_ray.placement import selector
 from caco_ray.room import Pool
 
 _MODELS = {"scale": "sampler", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "evaluate"}
@@ -40,7 +42,7 @@ def pools(config: Config, stage: str) -> list[Pool]:
     if stage in _TRAININGS:
         training = _training(config, stage)
         found.append(Pool(f"training.{_TRAININGS[stage]}", training.cpus_per_worker, training.gpus_per_worker, 0, training.workers))
-    return found
+    return [replace(pool, labels=selector(config.cluster, pool.gpus)) for pool in found]
 
 
 def drives_gpus(config: Config, stages: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ What is missing is one line each. Not looked at: models by hub id, in each node'
 import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from caco_ray.config import Config
 from caco_ray.errors import ClusterError
 from caco_ray.needs import drives_gpus, model_folders, pools, runs_programs, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, versions
-from caco_ray.room import await_nodes, has_room, missing
+from caco_ray.room import Place, await_nodes, missing
 from caco_ray.store import Folder
 
 _NAMED = 3  # nodes that a line names
@@ -39,12 +39,14 @@ class Node:
 
     id: str
     address: str
-    resources: dict[str, float]
+    place: Place
     facts: dict[str, Any] | None = None
     silence: str = ""
 
     def __str__(self) -> str:
-        offers = [f"{self.resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU") if self.resources.get(kind)] or ["no CPUs"]
+        offers = [f"{self.place.resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU") if self.place.resources.get(kind)] or [
+            "no CPUs"
+        ]
         if self.facts is None:
             return f"{self.address} ({', '.join(offers)}): {self.silence}"
         facts = self.facts
@@ -110,7 +112,7 @@ def listed(besides: Iterable[str] = ()) -> list[Node]:
     """Nodes that are alive, by id, without those named."""
     known = set(besides)
     return [
-        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+        Node(node["NodeID"], node["NodeManagerAddress"], Place(node["Resources"], node["Labels"]))
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in known
     ]
@@ -147,23 +149,23 @@ def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[No
 
 def _level(require: str | None, node: Node, config: Config) -> str | None:
     """Where a sandbox can be placed."""
-    return require if node.resources.get("CPU", 0) >= config.sandbox.workers else None
+    return require if any(pool.name == "sandbox" and pool.fits(node.place) for pool in pools(config, "unify")) else None
 
 
 def _folders(config: Config, stages: Iterable[str], node: Node) -> list[str]:
     """Of the models that can be placed there."""
-    return sorted({folder for folder, pool in model_folders(config, stages).values() if has_room(node.resources, pool.each)})
+    return sorted({folder for folder, pool in model_folders(config, stages).values() if pool.fits(node.place)})
 
 
 def _answered(node: Node, answer: ray.ObjectRef, timeout_s: float) -> Node:
     try:
-        return Node(node.id, node.address, node.resources, ray.get(answer, timeout=0))
+        return Node(node.id, node.address, node.place, ray.get(answer, timeout=0))
     except GetTimeoutError:
         ray.cancel(answer, force=True)
-        return Node(node.id, node.address, node.resources, silence=f"no answer in {timeout_s:.0f} s (cluster.preflight_timeout_s)")
+        return Node(node.id, node.address, node.place, silence=f"no answer in {timeout_s:.0f} s (cluster.preflight_timeout_s)")
     except RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return Node(node.id, node.address, node.resources, silence=f"no task can be run there ({lines[-1][:300] if lines else error!r})")
+        return Node(node.id, node.address, node.place, silence=f"no task can be run there ({lines[-1][:300] if lines else error!r})")
 
 
 def _returned(folder: Folder, marker: str, nodes: list[Node]) -> list[Node]:
@@ -179,12 +181,14 @@ def faults(config: Config, stages: tuple[str, ...], nodes: Iterable[Node]) -> li
     """One line for each thing that is missing, with the nodes that lack it."""
     mine, lacking = versions(), defaultdict[str, list[Node]](list)
     for node in nodes:
-        for fault in (node.silence,) if node.facts is None else _faults(config, stages, mine, node.resources, node.facts):
+        for fault in (node.silence,) if node.facts is None else _faults(config, stages, mine, node.place.resources, node.facts):
             lacking[fault].append(node)
     return [f"{_names(where)}: {fault}" for fault, where in lacking.items()]
 
 
-def _faults(config: Config, stages: tuple[str, ...], mine: dict[str, str], resources: dict[str, float], facts: dict[str, Any]) -> list[str]:
+def _faults(
+    config: Config, stages: tuple[str, ...], mine: dict[str, str], resources: Mapping[str, float], facts: dict[str, Any]
+) -> list[str]:
     return [
         fault
         for fault in (
@@ -249,7 +253,7 @@ def _ray_disk(used: float) -> str:
 def _offers(nodes: list[Node]) -> list[str]:
     sums = Counter[str]()
     for node in nodes:
-        sums.update({kind: node.resources.get(kind, 0) for kind in ("CPU", "GPU")})
+        sums.update({kind: node.place.resources.get(kind, 0) for kind in ("CPU", "GPU")})
     return [f"{amount:g} {kind}s" for kind, amount in sums.items()]
 
 

@@ -6,27 +6,36 @@ Ray places actors itself, a little otherwise than `fit` does: `fit` says what is
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray.autoscaler.sdk import request_resources
 
 from caco_ray.config import ClusterConfig
 from caco_ray.errors import ClusterError
+from caco_ray.placement import matches
 
-Resources = Mapping[str, float]  # of one node, by Ray's names; memory in bytes
 _LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
+class Place:
+    """A node: what it offers by Ray's names (memory in bytes), and its labels."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Pool:
-    """`actors` of one kind, each of which takes so much of one node."""
+    """`actors` of one kind, each of which takes so much of one node with these labels (a selector, see `placement.py`)."""
 
     name: str
     cpus: float
     gpus: float
     memory_mb: float
     actors: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def each(self) -> dict[str, float]:
@@ -35,19 +44,25 @@ class Pool:
 
     def __str__(self) -> str:
         takes = ", ".join(f"{amount:g} {kind}s" for kind, amount in self.each.items() if kind != "memory")
-        return f"{self.name} {self.actors} x ({takes}{f', {self.memory_mb / 1024:.2g} GiB' if self.memory_mb else ''})"
+        where = f" on {', '.join(f'{key}={value}' for key, value in self.labels.items())}" if self.labels else ""
+        return f"{self.name} {self.actors} x ({takes}{f', {self.memory_mb / 1024:.2g} GiB' if self.memory_mb else ''}){where}"
+
+    def fits(self, place: Place, free: Mapping[str, float] | None = None) -> bool:
+        """Whether one actor may live there: while so much is free, by default all."""
+        left = place.resources if free is None else free
+        return matches(place.labels, self.labels) and all(left.get(kind, 0.0) >= amount for kind, amount in self.each.items())
 
 
-def fit(pools: Iterable[Pool], nodes: Iterable[Resources]) -> dict[str, int]:
+def fit(pools: Iterable[Pool], places: Iterable[Place]) -> dict[str, int]:
     """How many actors of each pool find a place, in turns, so that a small cluster gives each pool some. The largest choose first."""
-    free = [dict(node) for node in nodes]
+    free = [(place, dict(place.resources)) for place in places]
     placed = {pool.name: 0 for pool in pools}
     open_pools = sorted((pool for pool in pools if pool.actors), key=lambda pool: (pool.gpus, pool.cpus), reverse=True)
     while open_pools:
         for pool in list(open_pools):
             # Where few GPUs and then few CPUs are free: what needs no GPU leaves the nodes that have some alone.
-            roomy = [node for node in free if has_room(node, pool.each)]
-            best = min(roomy, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default=None)
+            roomy = [left for place, left in free if pool.fits(place, left)]
+            best = min(roomy, key=lambda left: (left.get("GPU", 0), left.get("CPU", 0)), default=None)
             if best is None:
                 open_pools.remove(pool)
                 continue
@@ -59,18 +74,18 @@ def fit(pools: Iterable[Pool], nodes: Iterable[Resources]) -> dict[str, int]:
     return placed
 
 
-def alive() -> list[Resources]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def alive() -> list[Place]:
+    return [Place(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def missing(wanted: Mapping[str, Iterable[Pool]]) -> list[str]:
     """One line for each pool (by stage) of which no node of the cluster could hold even one actor."""
-    nodes = alive()
+    places = alive()
     return [
-        f"{stage} needs {pool}; no node is large enough for one (the most that a node has: {_most(nodes, pool)})"
+        f"{stage} needs {pool}; no node is large enough for one (the most that a node has: {_most(places, pool)})"
         for stage, pools in wanted.items()
         for pool in pools
-        if not any(has_room(node, pool.each) for node in nodes)
+        if not any(pool.fits(place) for place in places)
     ]
 
 
@@ -83,7 +98,7 @@ def await_nodes(wanted: Mapping[str, Iterable[Pool]], config: ClusterConfig, say
     if not (lines := missing(wanted)):
         return
     say(f"{'; '.join(lines)}; waiting up to {config.wait_for_nodes_s:g} s for nodes")
-    shapes = {tuple(pool.each.items()): pool.each for pools in wanted.values() for pool in pools if missing({"": [pool]})}
+    shapes = {str((pool.each, pool.labels)): pool for pools in wanted.values() for pool in pools if missing({"": [pool]})}
     _wait(lambda: not missing(wanted), list(shapes.values()), config.wait_for_nodes_s)
     if lines := missing(wanted):
         raise ClusterError("\n".join(lines))
@@ -98,7 +113,7 @@ def make_room(stage: str, pools: list[Pool], config: ClusterConfig, say: Callabl
     short = _short(pools)
     if short:
         say(f"{stage}: {', '.join(short)}; waiting up to {config.wait_for_nodes_s:g} s for nodes")
-        _wait(lambda: not _short(pools), [pool.each for pool in pools for _ in range(pool.actors) if pool.each], config.wait_for_nodes_s)
+        _wait(lambda: not _short(pools), [pool for pool in pools for _ in range(pool.actors)], config.wait_for_nodes_s)
     placed, short = fit(pools, alive()), _short(pools)
     if any(pool.actors and not placed[pool.name] for pool in pools):
         raise ClusterError(f"{stage}: {', '.join(short)}; give fewer CPUs or GPUs to each, or a larger cluster")
@@ -107,10 +122,11 @@ def make_room(stage: str, pools: list[Pool], config: ClusterConfig, say: Callabl
     return placed
 
 
-def _wait(is_enough: Callable[[], bool], bundles: list[dict[str, float]], timeout_s: float) -> None:
-    """An autoscaler hears what is wanted: by itself it learns only of actors that wait, and some might wait for ever."""
+def _wait(is_enough: Callable[[], bool], wanted: list[Pool], timeout_s: float) -> None:
+    """An autoscaler hears what is wanted (one actor each): by itself it learns only of actors that wait, and some might wait for ever."""
     deadline = time.monotonic() + timeout_s
-    request_resources(bundles=bundles)
+    given = [pool for pool in wanted if pool.each]
+    request_resources(bundles=[pool.each for pool in given], bundle_label_selectors=[dict(pool.labels) for pool in given] or None)
     try:
         while not is_enough() and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
@@ -124,10 +140,6 @@ def _short(pools: list[Pool]) -> list[str]:
     return [f"room for {placed[pool.name]} of {pool}" for pool in pools if placed[pool.name] < pool.actors]
 
 
-def _most(nodes: list[Resources], pool: Pool) -> str:
-    return ", ".join(f"{max((node.get(kind, 0.0) for node in nodes), default=0):g} {kind}s" for kind in pool.each if kind != "memory")
-
-
-def has_room(node: Resources, wanted: Resources) -> bool:
-    """Whether a node offers so much, were it empty."""
-    return all(node.get(kind, 0.0) >= amount for kind, amount in wanted.items())
+def _most(places: list[Place], pool: Pool) -> str:
+    allowed = [place.resources for place in places if matches(place.labels, pool.labels)]
+    return ", ".join(f"{max((each.get(kind, 0.0) for each in allowed), default=0):g} {kind}s" for kind in pool.each if kind != "memory")

@@ -198,11 +198,14 @@ class Run:
     def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
         """Run one data stage with a bar."""
         self.connect()
+        from caco_ray.placement import selector
         from caco_ray.room import Pool
         from caco_ray.stage import Stage, run_stage
         from caco_ray.telemetry import Board
 
-        room = self.make_room(stage, [Pool(each.name, each.cpus, each.gpus, each.memory_mb, each.actors) for each in operators])
+        cluster = self.config.cluster
+        pools = [Pool(each.name, each.cpus, each.gpus, each.memory_mb, each.actors, selector(cluster, each.gpus)) for each in operators]
+        room = self.make_room(stage, pools)
         operators = tuple(replace(each, actors=room[each.name]) for each in operators)
         fan_out = getattr(source, "fan_out", 1)
         info = self.info(stage, source.shards, fan_out)

@@ -13,10 +13,11 @@ from caco_ray.config import Config, load_config
 from caco_ray.needs import drives_gpus, pools, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, look, versions
 from caco_ray.nodes import Node, faults
+from caco_ray.room import Place
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GIB = 1 << 30
-RESOURCES = {"CPU": 4.0, "GPU": 2.0, "object_store_memory": float(GIB)}
+PLACE = Place({"CPU": 4.0, "GPU": 2.0, "object_store_memory": float(GIB)})
 
 
 def config(*overrides: str, profile: str = "fake", folder: str = "/runs/x") -> Config:
@@ -29,7 +30,7 @@ def node(address: str = "10.0.0.1", **other: Any) -> Node:
     facts = {
         **versions(), "gpus": 2, "shm_bytes": GIB, "ray_disk_used": 0.5, "sandbox": "L2", "sandbox_said": "", "absent": [], "storage": SEEN, "free_bytes": GIB,
     }  # fmt: skip
-    return Node(address, address, RESOURCES, {**facts, **other})
+    return Node(address, address, PLACE, {**facts, **other})
 
 
 def test_a_node_that_has_everything_has_no_fault() -> None:
@@ -69,7 +70,7 @@ def test_nodes_that_lack_the_same_share_a_line() -> None:
     assert len(lines) == 1 and lines[0].startswith("node 10.0.0.0, 10.0.0.1, 10.0.0.2 and 6 more: /dev/shm"), (
         lines
     )  # the fake engine has no GPU
-    silent = Node("a", "10.0.0.7", RESOURCES, silence="no answer in 1 s")
+    silent = Node("a", "10.0.0.7", PLACE, silence="no answer in 1 s")
     assert faults(config(), ("scale",), [node(), silent]) == ["node 10.0.0.7: no answer in 1 s"]
 
 

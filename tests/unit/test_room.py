@@ -1,16 +1,18 @@
 """How many actors find a place on the nodes that there are."""
 
+from dataclasses import replace
+
 import pytest
 
 from caco_ray import room
 from caco_ray.config import ClusterConfig
 from caco_ray.errors import ClusterError
-from caco_ray.room import Pool, await_nodes, fit, make_room
+from caco_ray.room import Place, Pool, await_nodes, fit, make_room
 
 GIB = 1 << 30
-GPU_NODE = {"CPU": 8.0, "GPU": 4.0, "memory": 64 * GIB}
-CPU_NODE = {"CPU": 16.0, "memory": 32 * GIB}
-HEAD = {"memory": 8 * GIB, "object_store_memory": GIB}
+GPU_NODE = Place({"CPU": 8.0, "GPU": 4.0, "memory": 64 * GIB}, {"pool": "gpu"})
+CPU_NODE = Place({"CPU": 16.0, "memory": 32 * GIB}, {"pool": "cpu"})
+HEAD = Place({"memory": 8 * GIB, "object_store_memory": GIB})
 ENGINES = Pool("engines", 2, 2, 0, 2)
 SANDBOXES = Pool("sandboxes", 4, 0, 1024, 4)
 
@@ -22,12 +24,14 @@ SANDBOXES = Pool("sandboxes", 4, 0, 1024, 4)
         ([ENGINES, SANDBOXES], [HEAD, GPU_NODE], {"engines": 2, "sandboxes": 1}),  # 8 cores: each pool has some
         ([ENGINES, SANDBOXES], [HEAD, CPU_NODE], {"engines": 0, "sandboxes": 4}),
         ([ENGINES, SANDBOXES], [HEAD], {"engines": 0, "sandboxes": 0}),
-        ([Pool("wide", 0, 4, 0, 1)], [{"GPU": 2.0}, {"GPU": 2.0}], {"wide": 0}),  # on one node or nowhere
+        ([Pool("wide", 0, 4, 0, 1)], [Place({"GPU": 2.0}), Place({"GPU": 2.0})], {"wide": 0}),  # on one node or nowhere
         ([Pool("large", 1, 0, 20 * 1024, 4)], [CPU_NODE], {"large": 1}),  # memory
+        ([replace(SANDBOXES, labels={"pool": "cpu"})], [GPU_NODE, CPU_NODE], {"sandboxes": 4}),
+        ([replace(SANDBOXES, labels={"pool": "cpu"})], [HEAD, GPU_NODE], {"sandboxes": 0}),
         ([Pool("grader", 0, 0, 0, 1), Pool("task", 0, 0, 0, 0)], [HEAD], {"grader": 1, "task": 0}),  # takes nothing
     ],
 )
-def test_fit(pools: list[Pool], nodes: list[dict[str, float]], placed: dict[str, int]) -> None:
+def test_fit(pools: list[Pool], nodes: list[Place], placed: dict[str, int]) -> None:
     assert fit(pools, nodes) == placed
 
 
@@ -37,17 +41,17 @@ def test_what_needs_no_gpu_leaves_the_nodes_with_gpus_alone() -> None:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, float]], list[list[dict[str, float]]]]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Place], list[list[dict[str, float]]]]:
     """Nodes, to be changed by the test, and what an autoscaler was asked for."""
-    nodes: list[dict[str, float]] = [HEAD, GPU_NODE]
+    nodes: list[Place] = [HEAD, GPU_NODE]
     requests: list[list[dict[str, float]]] = []
     monkeypatch.setattr(room, "alive", lambda: nodes)
-    monkeypatch.setattr(room, "request_resources", lambda bundles: requests.append(bundles))
+    monkeypatch.setattr(room, "request_resources", lambda bundles, bundle_label_selectors=None: requests.append(bundles))
     monkeypatch.setattr(room, "_LOOK_S", 0.01)
     return nodes, requests
 
 
-def test_nodes_that_come_in_time_are_used(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+def test_nodes_that_come_in_time_are_used(cluster: tuple[list[Place], list[list[dict[str, float]]]]) -> None:
     nodes, requests = cluster
     said: list[str] = []
 
@@ -60,16 +64,16 @@ def test_nodes_that_come_in_time_are_used(cluster: tuple[list[dict[str, float]],
     assert requests == [2 * [ENGINES.each] + 4 * [SANDBOXES.each], []]
 
 
-def test_without_them_it_goes_on_with_fewer_actors(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+def test_without_them_it_goes_on_with_fewer_actors(cluster: tuple[list[Place], list[list[dict[str, float]]]]) -> None:
     said: list[str] = []
     assert make_room("scale", [ENGINES, SANDBOXES], ClusterConfig(wait_for_nodes_s=0), said.append) == {"engines": 2, "sandboxes": 1}
     assert said[-1] == "scale: room for 1 of sandboxes 4 x (4 CPUs, 1 GiB); going on with these"
 
 
-def test_without_room_for_one_it_stops(cluster: tuple[list[dict[str, float]], list[list[dict[str, float]]]]) -> None:
+def test_without_room_for_one_it_stops(cluster: tuple[list[Place], list[list[dict[str, float]]]]) -> None:
     nodes, requests = cluster
     nodes.remove(GPU_NODE)
-    nodes.append({"CPU": 3.0})
+    nodes.append(Place({"CPU": 3.0}))
     none = ClusterConfig(wait_for_nodes_s=0)
     with pytest.raises(ClusterError, match=r"scale: room for 0 of engines 2 x \(2 CPUs, 2 GPUs\), room for 0 of sandboxes 4 x "):
         make_room("scale", [ENGINES, SANDBOXES], none, print)
