@@ -1,5 +1,6 @@
 """What can be known to be wrong with a run before anything is written or started: a mistake must not surface after hours."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from caco_ray.config import Config, ModelConfig, SamplingConfig, TrainingConfig, VllmModel
@@ -37,20 +38,36 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
         UserError: one line: what is wrong, where, what to do.
     """
     config = run.config
-    filters.check_names(config.filters.enabled)
-    for stage, role, key in _SERVED:
+    check_values(config, wanted)
+    for stage, _, key in _SERVED:
         if stage in wanted:
-            _check_lengths(f"models.{key}", getattr(config.models, key), *_sampling(config, stage))
             for model in _models(config, key):
-                _check_served(run, f"models.{key}", role, model)
+                _check_served(run, f"models.{key}", model)
     for stage, training, base in _trained(config):
         if stage in wanted:
             _check_training(run, stage, training, base)
-    if "evaluate" in wanted:
-        _check_evaluate(run)
     for number, stage in places(config.rounds):
         if stage in on:
             run.round(number).is_done(stage)
+
+
+def check_values(config: Config, wanted: Collection[str]) -> None:
+    """Check what the config alone tells of the stages `wanted`, wherever they will run.
+
+    Raises:
+        ConfigError: one line.
+    """
+    filters.check_names(config.filters.enabled)
+    for stage, role, key in _SERVED:
+        if stage in wanted:
+            model = getattr(config.models, key)
+            _check_lengths(f"models.{key}", model, *_sampling(config, stage))
+            try:
+                prompt_name(role, model.prompts)
+            except ConfigError as error:
+                raise ConfigError(f"models.{key}.{error}") from None
+    if "evaluate" in wanted:
+        _check_evaluate(config)
 
 
 def _models(config: Config, key: str) -> list[ModelConfig]:
@@ -67,11 +84,7 @@ def _trained(config: Config) -> tuple[tuple[str, TrainingConfig, str], ...]:
     return ("train_codegen", training.codegen, models.base), ("train_student", training.student, models.student)
 
 
-def _check_served(run: Run, key: str, role: Role, model: ModelConfig) -> None:
-    try:
-        prompt_name(role, model.prompts)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from None
+def _check_served(run: Run, key: str, model: ModelConfig) -> None:
     if not isinstance(model, VllmModel):
         return
     if model.lora is not None and not _is_elsewhere(f"{key}.lora", model.lora):
@@ -104,8 +117,8 @@ def _check_training(run: Run, stage: str, training: TrainingConfig, base: str) -
         check_base(base)
 
 
-def _check_evaluate(run: Run) -> None:
-    evaluated, model = run.config.evaluate.models, run.config.models.evaluate
+def _check_evaluate(config: Config) -> None:
+    evaluated, model = config.evaluate.models, config.models.evaluate
     if not isinstance(model, VllmModel) and "student" in evaluated:
         raise ConfigError(
             f"models.evaluate.engine={model.engine}: cannot serve what this run trains; use engine vllm, or evaluate.models=[base]"

@@ -26,6 +26,8 @@ from caco_ray.cli import CONF, allow_new_key, resolved
 from caco_ray.config import Config, load_config
 from caco_ray.errors import ConfigError
 from caco_ray.fingerprint import fingerprint
+from caco_ray.preflight import check_values
+from caco_ray.rounds import bounded
 
 ON_THE_CLUSTER = "cluster.address=auto"  # of the job; profiles for one machine start a Ray of their own
 _MAX_READABLE = 60  # characters of a folder's name before its hash
@@ -112,12 +114,17 @@ def _point(parser: OverridesParser, common: list[str], own: list[str], which: st
     where = f"{which} ({' '.join(text.lstrip('+') for text in own)}): " if own else ""
     try:
         config = load_config(resolved(compose("config", [allow_new_key(text) for text in (*common, *own)])))
+        check_values(config, _wanted(config))
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}{_one_line(error)}") from None
     if config.cluster.address == "local":
         raise ConfigError(f"{where}cluster.address=local: a submitted job runs on the cluster that it is submitted to; leave it out")
     kept = [text for text, parsed in zip(common, _parsed(parser, common), strict=True) if _key(parsed) != "run.dir"]
     return Point(swept, (*kept, *own), config)
+
+
+def _wanted(config: Config) -> set[str]:
+    return {stage for _, stage in bounded(config)} - (set() if config.judge.enabled else {"judge"})
 
 
 def _placed(points: list[Point]) -> list[Point]:
