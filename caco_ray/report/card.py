@@ -32,7 +32,7 @@ COLUMNS: dict[str, str] = {
     "program_id": "id of the sampled program; rows that share it come from one program",
     "problem_id": "id of the question; rows that share it are solutions of one question",
     "solution_id": "id of the solution",
-    "sample_index": "number of the sample among all that were asked of the sampler",
+    "sample_index": "number of the sample among all that were asked of the sampler, through all rounds",
     "input_json": "the program's `input` as it was first assigned, as JSON that keeps the exact types",
     "output_json": "the program's `output`, as JSON that keeps the exact types",
     "language_answer": "the final answer as the solution states it",

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from caco_ray.config import STAGES
 from caco_ray.report.files import damaged, modified, read_json
 from caco_ray.report.models import EvaluationReport, TrainingReport, read_evaluations, read_training
+from caco_ray.report.rounds import RoundReport, read_rounds
 from caco_ray.report.shipped import Shipped, survey
-from caco_ray.run import FOLDERS
+from caco_ray.rounds import FOLDER, label, places
+from caco_ray.run import FOLDERS, folder_of
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
 
@@ -64,7 +65,10 @@ class StageReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that is closed in a run folder. `not_run`: stages that are switched off, or were not reached."""
+    """All that is closed in a run folder. `not_run`: stages that are switched off, or were not reached.
+
+    Names of stages in rounds after the first end in the round: `scale round 2`.
+    """
 
     folder: str
     stages: tuple[StageReport, ...]
@@ -74,9 +78,16 @@ class RunReport:
     not_run: tuple[str, ...] = ()
     finished: datetime | None = None
     versions: tuple[str, ...] = ()
+    rounds: tuple[RoundReport, ...] = ()
 
     def stage(self, name: str) -> StageReport | None:
         return next((stage for stage in self.stages if stage.name == name), None)
+
+    @property
+    def programs(self) -> tuple[int, int]:
+        """Sampled in all rounds, and kept of them."""
+        scale = [stage for stage in self.stages if stage.name.split()[0] == "scale"]
+        return sum(stage.rows for stage in scale), sum(stage.kept for stage in scale)
 
     @property
     def fingerprint(self) -> str | None:
@@ -110,26 +121,28 @@ def collect(run_folder: Folder, samples: int = 10) -> RunReport:
         RunDirError: a file that a closed stage names is missing or damaged.
     """
     report = collect_counts(run_folder)
+    kept = {stage.name: (stage.rows, stage.kept) for stage in report.stages}
+    report = replace(report, rounds=read_rounds(run_folder, kept, _rounds(run_folder)))
     assembled = run_folder / FOLDERS["assemble"]
     return replace(report, shipped=survey(Dataset(assembled), samples)) if report.stage("assemble") else report
 
 
 def collect_counts(run_folder: Folder) -> RunReport:
-    """As `collect`, from the manifests alone: no rows are read, and `shipped` is left out.
+    """As `collect`, from the manifests alone: no rows are read, and `shipped` and `rounds` are left out.
 
     Raises:
         RunDirError: a file that a closed stage names is missing or damaged.
     """
     closed = {name: folder for name, folder in _folders(run_folder) if is_closed(folder)}
-    stages = {name: _stage(name, folder) for name, folder in closed.items() if name not in TRAINED}
-    trainings = tuple(read_training(name, closed[name]) for name in TRAINED if name in closed)
+    stages = {name: _stage(name, folder) for name, folder in closed.items() if name.split()[0] not in TRAINED}
+    trainings = tuple(read_training(name, folder) for name, folder in closed.items() if name.split()[0] in TRAINED)
     dates = [date for folder in closed.values() if (date := modified(folder, SUCCESS_FILE))]
     return RunReport(
         folder=str(run_folder),
         stages=tuple(_with_parent(stage, stages) for stage in stages.values()),
         trainings=trainings,
         evaluations=read_evaluations(run_folder / FOLDERS["evaluate"]),
-        not_run=tuple(name for name in STAGES if FOLDERS[name] and not _any_of(name, closed)),
+        not_run=tuple(name for name in _labels(run_folder) if not _any_of(name, closed)),
         finished=max(dates, default=None),
         versions=tuple(sorted({stage.code_version for stage in stages.values()} | {training.code_version for training in trainings})),
     )
@@ -137,16 +150,25 @@ def collect_counts(run_folder: Folder) -> RunReport:
 
 def _folders(run_folder: Folder) -> Iterator[tuple[str, Folder]]:
     """Stages in the order of the loop; an evaluation is one dataset per evaluated model."""
-    for name in STAGES:
-        if name == "evaluate":
-            folder = run_folder / FOLDERS[name]
+    for name, (number, stage) in _labels(run_folder).items():
+        folder = folder_of(run_folder, stage, number)
+        if stage == "evaluate":
             yield from ((f"evaluate {model}", folder / model) for model in ("base", "student"))
-        elif FOLDERS[name]:
-            yield name, run_folder / FOLDERS[name]
+        else:
+            yield name, folder
+
+
+def _labels(run_folder: Folder) -> dict[str, tuple[int, str]]:
+    return {label(stage, number): (number, stage) for number, stage in places(_rounds(run_folder)) if FOLDERS[stage]}
+
+
+def _rounds(run_folder: Folder) -> int:
+    """As many as were begun."""
+    return max([1, *(int(name) for name in run_folder.names(FOLDER) if name.isdecimal())])
 
 
 def _any_of(name: str, closed: Iterable[str]) -> bool:
-    return any(key.split()[0] == name for key in closed)
+    return any(key == name or key.split()[0] == "evaluate" == name for key in closed)
 
 
 def _stage(name: str, folder: Folder) -> StageReport:
@@ -194,8 +216,13 @@ def _faults(dataset: Dataset) -> Iterator[str]:
 
 def _with_parent(stage: StageReport, stages: dict[str, StageReport]) -> StageReport:
     """The same stage, with a fault when it did not start from all rows that the stage before kept."""
-    parent = "judge" if stage.name == "assemble" and "judge" in stages else _PARENTS.get(stage.name, "")
-    if parent not in stages or stages[parent].kept == stage.rows_in:
+    name, _, of_round = stage.name.partition(" ")
+    parent = "judge" if name == "assemble" and "judge" in stages else _PARENTS.get(name, "")
+    parents = [part for part in stages.values() if part.name.split()[0] == parent]
+    if name != "assemble":  # else those of all rounds
+        parents = [part for part in parents if part.name == f"{parent} {of_round}".strip()]
+    kept = sum(part.kept for part in parents)
+    if not parents or kept == stage.rows_in:
         return stage
-    fault = f"{stage.rows_in:,} rows came in, but {parent} kept {stages[parent].kept:,}"
+    fault = f"{stage.rows_in:,} rows came in, but {parent} kept {kept:,}"
     return replace(stage, faults=(*stage.faults, fault))

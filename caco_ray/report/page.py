@@ -11,9 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from caco_ray.config import STAGES, Config
 from caco_ray.progress import format_seconds
 from caco_ray.report.charts import funnel_bars, loss_curve
-from caco_ray.report.funnel import RunReport, collect
-from caco_ray.report.models import fake_roles
+from caco_ray.report.funnel import RunReport, StageReport, collect
+from caco_ray.report.models import TrainingReport, fake_roles
 from caco_ray.report.numbers import metric, number, percent, short
+from caco_ray.report.rounds import compare
+from caco_ray.rounds import REPEATED
 from caco_ray.schema import REASONS
 from caco_ray.store import Folder
 
@@ -43,11 +45,19 @@ def render_page(report: RunReport, config: Config) -> str:
             config_json=json.dumps(config.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False),
             bars=funnel_bars([stage for stage in report.stages if not stage.name.startswith("evaluate")]),
             curves={training.name: loss_curve(training.losses) for training in report.trainings},
-            parts=sorted((*report.stages, *report.trainings), key=lambda part: STAGES.index(part.name.split()[0])),
+            parts=sorted((*report.stages, *report.trainings), key=_position),
+            comparison=compare(report.rounds),
             fake_roles=fake_roles(config),
             reasons=REASONS,
         )
     )
+
+
+def _position(part: StageReport | TrainingReport) -> tuple[int, int]:
+    """In the order of the loop: what is repeated, round by round."""
+    stage, _, of_round = part.name.partition(" round ")
+    at = STAGES.index(stage.split()[0])
+    return STAGES.index(REPEATED[0]) if STAGES[at] in REPEATED else at, int(of_round or 1) * len(STAGES) + at
 
 
 def environment() -> Environment:

@@ -8,6 +8,7 @@ from caco_ray.progress import format_seconds
 from caco_ray.report.funnel import RunReport, StageReport
 from caco_ray.report.models import EvaluationReport
 from caco_ray.report.numbers import metric, number, short
+from caco_ray.report.rounds import compare
 
 TOP_REASONS = 3
 LOG_WIDTH = 110  # in a file, where nobody wraps lines
@@ -19,6 +20,8 @@ def print_table(console: Console, report: RunReport) -> None:
         wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, LOG_WIDTH))
         wide.print(funnel_table(report), soft_wrap=False)
         console.print(Text(f"all stages: {format_seconds(report.seconds)}, {short(report.tokens)} tokens generated"))
+    if len(report.rounds) > 1:
+        console.print(rounds_table(report))
     for training in report.trainings:
         results = ", ".join(f"{metric(key)} {number(value)}" for key, value in training.metrics.items())
         console.print(Text(f"{training.name}: {format_seconds(training.seconds)}; {results}"))
@@ -37,6 +40,16 @@ def funnel_table(report: RunReport) -> Table:
     for stage in report.stages:
         table.add_row(*_line(stage), style="bold red" if stage.faults else None)
     return table
+
+
+def rounds_table(report: RunReport) -> Table:
+    """The rounds side by side."""
+    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("", *(f"round {one.number}" for one in report.rounds)):
+        made.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, values in compare(report.rounds):
+        made.add_row(Text(name), *(Text(value) for value in values))
+    return made
 
 
 def _line(stage: StageReport) -> list[str | Text]:

@@ -1,11 +1,15 @@
 """Rows of any data set of ours -> training sequences, by the prompt family and roles of the training."""
 
+import re
 from functools import partial
 
 from caco_ray.config import TrainingConfig
 from caco_ray.prompts import Segment, student_example, training_examples
 from caco_ray.schema import Row
 from caco_ray.training.types import Examples
+
+
+TAG = re.compile(r"# Domain: (.+)")  # `domain_tag`, read back
 
 
 def make_examples(training: TrainingConfig, domain: str | None = None) -> Examples:
