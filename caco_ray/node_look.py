@@ -93,7 +93,7 @@ def _storage(run_dir: str, marker: str, node: str, timeout_s: float) -> dict[str
     thread = threading.Thread(target=lambda: answers.append(_tried(run_dir, marker, node)), daemon=True)
     thread.start()
     thread.join(timeout_s)
-    return answers[0] if answers else {"storage": f"{run_dir}: no answer in {timeout_s:.0f} s", "free_bytes": None}
+    return answers[0] if answers else {"storage": f"{run_dir}: no answer in {timeout_s:g} s", "free_bytes": None}
 
 
 def _tried(run_dir: str, marker: str, node: str) -> dict[str, Any]:

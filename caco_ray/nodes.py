@@ -7,12 +7,12 @@ import math
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +20,7 @@ from rich.markup import escape
 from caco_ray import node_look
 from caco_ray.cluster import connected
 from caco_ray.config import Config
-from caco_ray.errors import ClusterError
+from caco_ray.errors import ClusterError, StorageError
 from caco_ray.needs import drives_gpus, model_folders, pools, runs_programs, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, versions
 from caco_ray.room import Place, await_nodes, missing
@@ -59,14 +59,14 @@ class Node:
 
 
 def examine(config: Config, stages: Iterable[str]) -> tuple[list[Node], list[str]]:
-    """All nodes with their facts, and a line for each thing missing.
-
-    Raises:
-        StorageError: the driver itself cannot write to `run.dir`.
-    """
+    """All nodes with their facts, and a line for each thing missing. Where the driver itself cannot write to `run.dir` no node is asked."""
     on = tuple(stages)
-    found = asked(config, on, listed())
-    return found, missing({stage: pools(config, stage) for stage in on}) + faults(config, on, found)
+    lines, found = missing({stage: pools(config, stage) for stage in on}), listed()
+    try:
+        found = asked(config, on, found)
+    except StorageError as error:
+        return [replace(node, silence="not asked") for node in found], [*lines, f"the driver: run.dir: {error}"]
+    return found, lines + faults(config, on, found)
 
 
 def print_cluster(config: Config, console: Console) -> int:
@@ -74,7 +74,6 @@ def print_cluster(config: Config, console: Console) -> int:
 
     Raises:
         ClusterError: the address does not answer.
-        StorageError: the driver itself cannot write to `run.dir`.
     """
     with connected(config.cluster):
         found, lines = examine(config, stages_of(config))
@@ -97,6 +96,7 @@ class Preflight:
 
         Raises:
             ClusterError: one line for each thing missing.
+            StorageError: the driver itself cannot write to `run.dir`.
         """
         if not self._seen:
             await_nodes({stage: pools(self._config, stage) for stage in self._stages}, self._config.cluster, self._say)
@@ -139,9 +139,10 @@ def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[No
             wanted = _level(require, node, config), _folders(config, stages, node)
             # Half of the time for the storage, so that a node that waits for it can still say so.
             answers[node.id] = there.remote(config.run.dir, f"{marker}/driver", node.id, *wanted, timeout_s / 2)
-        ray.wait(list(answers.values()), num_returns=len(answers), timeout=timeout_s)
-        found = [_answered(node, answers[node.id], timeout_s) for node in nodes]
-        return _returned(folder, marker, [node for node in found if node.facts is not None or node.id in {each.id for each in listed()}])
+        ready = set(ray.wait(list(answers.values()), num_returns=len(answers), timeout=timeout_s)[0])
+        found = [_answered(node, answers[node.id], answers[node.id] in ready, timeout_s) for node in nodes]
+        alive = {node.id for node in listed()}
+        return _returned(folder, marker, [node for node in found if node.facts is not None or node.id in alive])
     finally:
         cloudpickle.unregister_pickle_by_value(node_look)
         folder.delete(marker)
@@ -157,15 +158,15 @@ def _folders(config: Config, stages: Iterable[str], node: Node) -> list[str]:
     return sorted({folder for folder, pool in model_folders(config, stages).values() if pool.fits(node.place)})
 
 
-def _answered(node: Node, answer: ray.ObjectRef, timeout_s: float) -> Node:
-    try:
-        return Node(node.id, node.address, node.place, ray.get(answer, timeout=0))
-    except GetTimeoutError:
+def _answered(node: Node, answer: ray.ObjectRef, is_ready: bool, timeout_s: float) -> Node:
+    if not is_ready:
         ray.cancel(answer, force=True)
-        return Node(node.id, node.address, node.place, silence=f"no answer in {timeout_s:.0f} s (cluster.preflight_timeout_s)")
+        return replace(node, silence=f"no answer in {timeout_s:g} s (cluster.preflight_timeout_s)")
+    try:
+        return replace(node, facts=ray.get(answer))
     except RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return Node(node.id, node.address, node.place, silence=f"no task can be run there ({lines[-1][:300] if lines else error!r})")
+        return replace(node, silence=f"no task can be run there ({lines[-1][:300] if lines else error!r})")
 
 
 def _returned(folder: Folder, marker: str, nodes: list[Node]) -> list[Node]:

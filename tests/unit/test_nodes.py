@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from caco_ray import __version__
+from caco_ray import __version__, nodes
 from caco_ray.cluster import _reason
 from caco_ray.config import Config, load_config
 from caco_ray.needs import drives_gpus, pools, stages_of
@@ -99,7 +99,16 @@ def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mark" / "driver")  # reading it waits for a writer
     said = look(str(tmp_path), "mark/driver", "me", None, [], 0.2)["storage"]
     os.open(tmp_path / "mark" / "driver", os.O_RDWR)  # let the reader go
-    assert said == f"{tmp_path}: no answer in 0 s"
+    assert said == f"{tmp_path}: no answer in 0.2 s"
+
+
+def test_a_store_that_the_driver_cannot_reach_is_a_line_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(nodes, "listed", lambda: [node()])
+    monkeypatch.setattr(nodes, "missing", lambda wanted: [])
+    found, lines = nodes.examine(config(folder=f"{tmp_path}/file/run"), ("scale",))
+    assert [each.silence for each in found] == ["not asked"] and len(lines) == 1
+    assert lines[0].startswith("the driver: run.dir: ") and "a file stands where a folder is needed" in lines[0]
 
 
 def test_needs_of_a_profile() -> None:
