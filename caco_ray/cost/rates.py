@@ -24,7 +24,7 @@ def device_of(model: ModelConfig) -> Device:
 
 
 class EngineRate(Strict):
-    """`seconds`: of one replica on `size` GPUs (on CPU: cores), for each row that it is asked about; its busy time, loading left out."""
+    """`seconds`: of one replica, on `size` GPUs if it has any, for each row that it is asked about; its busy time, loading left out."""
 
     device: Device
     seconds: NonNegativeFloat

@@ -34,7 +34,7 @@ def plan_table(plan: Plan, prices: Prices) -> Table:
         cost = _maybe(prices.of(stage.gpu_hours, stage.cpu_hours), amount)
         table.add_row(*_line(stage), *([cost] if priced else []))
     cost = _maybe(prices.of(plan.gpu_hours, plan.cpu_hours), amount)
-    sums = (format_seconds(plan.seconds), amount(plan.gpu_hours), amount(plan.cpu_hours), disk(plan.disk_bytes))
+    sums = (_time(plan.seconds), amount(plan.gpu_hours), amount(plan.cpu_hours), disk(plan.disk_bytes))
     known = " (known)" if plan.unknown else ""
     table.add_row(f"all{known}", "", "", "", "", *sums, *([cost] if priced else []), style="bold")
     return table
@@ -85,6 +85,10 @@ def disk(value: float) -> str:
     return f"{value / limit:,.3g} {unit}"
 
 
+def _time(seconds: float) -> str:
+    return format_seconds(round(seconds, 1))  # sums of fractions end in 59.999 s
+
+
 def _line(stage: Estimate) -> tuple[str, ...]:
     return (
         stage.label,
@@ -92,7 +96,7 @@ def _line(stage: Estimate) -> tuple[str, ...]:
         f"{stage.kept:,.0f}",
         _maybe(stage.prompt_tokens, short),
         _maybe(stage.tokens, short),
-        _maybe(stage.seconds, format_seconds),
+        _maybe(stage.seconds, _time),
         _maybe(stage.gpu_hours, amount),
         _maybe(stage.cpu_hours, amount),
         _maybe(stage.disk_bytes, disk),

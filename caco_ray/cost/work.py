@@ -18,8 +18,8 @@ def training_of(config: Config, stage: str) -> TrainingConfig:
 
 
 def size_of(model: ModelConfig) -> int:
-    """GPUs of one replica; without any, its cores."""
-    return model.gpus or model.cpus
+    """GPUs of one replica. Without any 1: how fast it is does not follow from the cores that it claims."""
+    return model.gpus or 1
 
 
 def replicas_at_work(model: ModelConfig, shards: int) -> int:
