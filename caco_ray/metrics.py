@@ -24,5 +24,20 @@ SANDBOX_SECONDS = Metric(
     "caco_sandbox_seconds", "histogram", "Wall time of one program, seconds", ("status",), (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 )
 
+# Of a training, set by its first worker after each optimizer step; `model`: the folder that it fills (codegen, student).
+TRAINING = tuple(
+    Metric(f"caco_training_{name}", "gauge", description, ("model",))
+    for name, description in {
+        "step": "Optimizer steps done",
+        "loss": "Mean training loss of the newest step",
+        "heldout_loss": "Newest held-out loss",
+        "learning_rate": "Learning rate of the newest step",
+        "grad_norm": "Gradient norm of the newest step, before clipping",
+        "tokens_per_s": "Useful tokens per second of the newest step, all workers together",
+        "mfu": "Share of the devices' peak FLOP/s that the newest step used",
+        "seconds_left": "Seconds until the end of the training, at the mean pace so far",
+    }.items()
+)
+
 METRICS = (ROWS, INFRA_ERRORS, STAGE_SECONDS, TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, SANDBOX_SECONDS)
 RAY_METRICS = ("ray_node_gpus_utilization", "ray_node_disk_free", "ray_node_disk_usage")  # Ray's own, that alerts and panels use

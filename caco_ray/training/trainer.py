@@ -18,11 +18,12 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.metrics import Gauge
 
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import CacoError, UserError
+from caco_ray.metrics import TRAINING
 from caco_ray.store import Folder
+from caco_ray.telemetry import exported
 from caco_ray.training.checkpoint import KEEP, NoCheckpoints
 from caco_ray.training.prepare import prepare, write_result
 from caco_ray.training.progress import following
@@ -118,7 +119,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     config: TrainLoopConfig = loop_config["config"]
     checkpoints = RayCheckpoints() if config.training.checkpoint_every_steps else NoCheckpoints()
     try:
-        result: dict[str, Any] = asdict(train_loop(config, checkpoints, Gauges().set))
+        result: dict[str, Any] = asdict(train_loop(config, checkpoints, Gauges(Path(config.output_dir).name).set))
     except UserError as error:  # the data's fault, not a worker's: no restart would help, so it is a result
         result = {"user_error": str(error)}
     if ray.train.get_context().get_world_rank() == 0:
@@ -128,16 +129,15 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
 class Gauges:
     """The newest step for Prometheus, at Ray's own metrics port."""
 
-    _NAMES = ("step", "loss", "heldout_loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "seconds_left")
-
-    def __init__(self) -> None:
-        self._gauges = {name: Gauge(f"caco_training_{name}", f"{name} of the newest optimizer step") for name in self._NAMES}
+    def __init__(self, model: str) -> None:
+        self._tags = {"model": model}
+        self._gauges = {metric.name.removeprefix("caco_training_"): exported(metric) for metric in TRAINING}
 
     def set(self, step: Step) -> None:
         for name, gauge in self._gauges.items():
             value = getattr(step, name)
             if value is not None:
-                gauge.set(value)
+                gauge.set(value, self._tags)
 
 
 class RayCheckpoints:

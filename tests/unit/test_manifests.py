@@ -13,12 +13,14 @@ import pytest
 import yaml
 from kustomize import patch, render
 
-from caco_ray.metrics import METRICS, RAY_METRICS
+from caco_ray.metrics import METRICS as STAGE_METRICS
+from caco_ray.metrics import RAY_METRICS, TRAINING
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 SCHEMA = ROOT.parent / "shared/k8s/ray.io_rayjobs.v1.schema.json"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+METRICS = (*STAGE_METRICS, *TRAINING)
 EXPORTED = {
     f"ray_{metric.name}{end}" for metric in METRICS for end in (("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",))
 }
