@@ -346,6 +346,7 @@ class TrainingConfig(Strict):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     activation_checkpointing: bool = False
     liger: bool = False  # fused Triton kernels of liger-kernel, on GPU
+    flash_attention: bool | None = None  # torch's own kernel; null = where the GPU has it, true = nothing else
     peak_tflops: PositiveFloat | None = None  # of one worker's device, for MFU; null = the data sheet of known GPUs
     workers: PositiveInt = 1
     gpus_per_worker: int = Field(0, ge=0, le=1)
@@ -375,6 +376,8 @@ class TrainingConfig(Strict):
             raise ValueError("offload nvme needs zero_stage 3 and nvme_dir, a folder on each node's own disk")
         if self.liger and not self.gpus_per_worker:
             raise ValueError("liger needs gpus_per_worker 1: its kernels run on GPUs alone")
+        if self.flash_attention and not (self.gpus_per_worker and self.dtype == "bfloat16"):
+            raise ValueError("flash_attention true needs gpus_per_worker 1 and dtype bfloat16: its kernel has no others")
         return self
 
 

@@ -40,7 +40,7 @@ _PLACEMENT = {
 }  # fmt: skip
 _TRAINING_PLACEMENT = {
     "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "zero_stage", "offload", "activation_checkpointing",
-    "checkpoint_every_steps", "nvme_dir", "peak_tflops", "liger",
+    "checkpoint_every_steps", "nvme_dir", "peak_tflops", "liger", "flash_attention",
 }  # fmt: skip
 
 

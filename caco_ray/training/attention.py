@@ -1,8 +1,8 @@
 """Which attention a batch runs.
 
-`PACKED` is attention within each sequence of a packed batch and never across: flash-attention's variable-length kernel on GPU (torch's
-own, so that no further package is needed), one call per sequence elsewhere, which also spares the products between sequences that a
-block-diagonal mask would throw away. Models whose layers look at the sequence in another way are refused by `check_packable`.
+`PACKED` is attention within each sequence of a packed batch and never across: flash-attention's variable-length kernel on GPUs that have
+it (torch's own, so that no further package is needed), one call per sequence elsewhere, which also spares the products between sequences
+that a block-diagonal mask would throw away. Models whose layers look at the sequence in another way are refused by `check_packable`.
 """
 
 from itertools import pairwise
@@ -12,11 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from caco_ray.errors import ModelError
+from caco_ray.errors import ClusterError, ModelError
 
 PACKED = "caco_packed"
+_FLASH_CAPABILITY = (8, 0)  # Ampere (https://github.com/Dao-AILab/flash-attention)
 _MAX_SCORE_BYTES = 2 << 30
 _BYTES_PER_SCORE = 8  # what the backward pass keeps: float32 softmax, and its copy in bf16 with mask
+
+
+def choose_flash(wanted: bool | None) -> None:
+    """Let torch take its flash kernel on this process's GPU, or not; None: where the GPU has it.
+
+    Raises:
+        ClusterError: wanted, and the GPU has none.
+    """
+    has_it = torch.cuda.get_device_capability() >= _FLASH_CAPABILITY
+    if wanted and not has_it:
+        raise ClusterError(f"training flash_attention=true: {torch.cuda.get_device_name()} has no such kernel; leave it out")
+    torch.backends.cuda.enable_flash_sdp(has_it if wanted is None else wanted)
 
 
 def use_packed_attention(model: Any) -> None:
@@ -59,7 +72,7 @@ def packed_attention(
     """
     if attention_mask is not None or softcap is not None:
         raise ModelError(f"{type(module).__name__}: masks and soft caps are not packed; set training batching=by_length")
-    if query.is_cuda and query.dtype != torch.float32:
+    if query.is_cuda and query.dtype != torch.float32 and torch.backends.cuda.flash_sdp_enabled():
         return flash(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
     ends = cu_seq_lens_q.tolist()
     parts = [

@@ -1,5 +1,6 @@
 """The folder that training starts from, checked before anything is started."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder}: its tokenizer does not load ({first_line}); copy the tokenizer from the original") from error
+
+
+def check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raises ModelError where the tokenizer is that of another model: the model has no embedding for all of its tokens."""
+    config = json.loads((folder / "config.json").read_text())
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    if size and len(tokenizer) > size:
+        raise ModelError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, the model {size:,}: copy the model's own tokenizer")
 
 
 def weight_bytes(folder: Path) -> int:

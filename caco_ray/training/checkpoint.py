@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch.distributed as dist
@@ -120,6 +121,16 @@ def _convert(folder: Path, target: Path) -> None:
 
 
 def load_state(engine: Any, checkpoint: Loadable) -> tuple[int, Totals]:
-    """Restore what `save_state` wrote; returns the number of finished steps and the running totals. A collective."""
-    _, client_state = engine.load_checkpoint(str(checkpoint.folder), tag=checkpoint.tag)
-    return int(client_state["caco_step"]), Totals(**client_state["caco_totals"])
+    """Restore what `save_state` wrote; returns the number of finished steps and the running totals. A collective.
+
+    Raises:
+        CacoError: the checkpoint is damaged, or of another model.
+    """
+    try:
+        _, client_state = engine.load_checkpoint(str(checkpoint.folder), tag=checkpoint.tag)
+        return int(client_state["caco_step"]), Totals(**client_state["caco_totals"])
+    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, AssertionError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise CacoError(
+            f"{checkpoint.folder}: cannot be loaded into this model ({said[0]}); delete it, and training goes on from the one before"
+        ) from error

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import ModelError
-from caco_ray.training.attention import check_packable, use_packed_attention
+from caco_ray.errors import ClusterError
+from caco_ray.training.attention import check_packable, choose_flash, use_packed_attention
 from caco_ray.training.lora import add_adapters
 
 _PATIENCE = timedelta(hours=2)  # under torchrun all ranks wait while the first one tokenises
@@ -19,7 +19,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
 def prepare_process(device: str, cpus: int) -> None:
-    """Set up this process before DeepSpeed is imported: accelerator, threads, memory, quiet logs, the process group."""
+    """Set up this process before DeepSpeed is imported: accelerator, threads, memory, quiet logs, the process group.
+
+    Raises:
+        ClusterError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ClusterError("training gpus_per_worker=1: no GPU on this node that torch can use; give training.gpus_per_worker=0 for CPU")
     os.environ["DS_ACCELERATOR"] = device
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -85,6 +91,7 @@ def build_engine(training: TrainingConfig, base: str, *, universal: bool = False
 
     Raises:
         ModelError: the model cannot be trained as the config asks.
+        ClusterError: the GPU has no flash-attention and the config wants nothing else.
     """
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
@@ -106,6 +113,8 @@ def _model(training: TrainingConfig, base: str) -> Any:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, training.dtype), local_files_only=True)
     model.config.use_cache = False
     model.train()
+    if training.gpus_per_worker:
+        choose_flash(training.flash_attention)
     if training.batching == "packed":
         check_packable(model, training.max_length)
         use_packed_attention(model)
@@ -120,10 +129,8 @@ def _model(training: TrainingConfig, base: str) -> Any:
 
 def _use_liger(model: Any) -> None:
     """Fused norms, rotary embedding and MLP; the loss stays ours, which needs no logits of positions without a loss."""
-    try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-    except ImportError as error:
-        raise ModelError("training liger=true needs the package liger-kernel: install the extra `liger`, or leave it off") from error
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
     _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False)
 
 

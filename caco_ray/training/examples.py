@@ -8,7 +8,6 @@ from caco_ray.prompts import Segment, student_example, training_examples
 from caco_ray.schema import Row
 from caco_ray.training.types import Examples
 
-
 TAG = re.compile(r"# Domain: (.+)")  # `domain_tag`, read back
 
 

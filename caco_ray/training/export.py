@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
-from caco_ray.prompts import END
+from caco_ray.prompts import END, SOLVE_ALPACA, SOLVE_TRAINED
 from caco_ray.training.lora import merged
 from caco_ray.training.types import TrainLoopConfig
 
@@ -43,20 +43,41 @@ def export_model(engine: Any, training: TrainingConfig, tokenizer: Any, target: 
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write(engine.module, merged(state, training.lora) if training.lora else state, tokenizer, partial)
+        _write(engine.module, merged(state, training.lora) if training.lora else state, tokenizer, partial, training)
         (partial / "README.md").write_text(card)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
     dist.barrier()
 
 
-def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
+def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path, training: TrainingConfig) -> None:
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)  # the same numbers as the input embedding: loaders tie them again
     model.config.use_cache = True  # off in training; a model that is trained on after this asks for it off in each call
     _stop_at_turn_end(model.generation_config, tokenizer)
     model.save_pretrained(folder, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    complete(tokenizer, training)
     tokenizer.save_pretrained(folder)
+
+
+def complete(tokenizer: Any, training: TrainingConfig) -> None:
+    """What the base's tokenizer lacks and users of the model need: a pad token, and the text of its training as chat template."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template and "solve" in training.roles:
+        tokenizer.chat_template = _chat_template(training)
+
+
+def _chat_template(training: TrainingConfig) -> str:
+    """Renders questions and solutions as the training saw them."""
+    before, after = (SOLVE_ALPACA if training.prompts == "alpaca" else SOLVE_TRAINED).text.split("$question")
+    user, answer, end = json.dumps(before), json.dumps(after), json.dumps(END)
+    return (
+        "{%- for message in messages -%}"
+        "{%- if message['role'] == 'assistant' -%}{{- message['content'] + " + end + " -}}"
+        "{%- else -%}{{- " + user + " + message['content'] + " + answer + " -}}{%- endif -%}"
+        "{%- endfor -%}"
+    )
 
 
 def _stop_at_turn_end(generation_config: Any, tokenizer: Any) -> None:

@@ -48,8 +48,11 @@ def _train(config: TrainJobConfig, output: Path, on_step: Callable[[Step], None]
     from caco_ray.cluster import connected  # Ray takes seconds to import: ranks of torchrun have no need of it
 
     with connected(config.cluster):
+        from caco_ray.cluster import check_room
         from caco_ray.training.trainer import train_model
 
+        training, workers = config.training, config.training.workers
+        check_room("training", {"workers": (float(workers * training.cpus_per_worker), float(workers * training.gpus_per_worker))})
         return train_model(config.training, base=base, data=data, output_dir=output, on_step=on_step)
 
 

@@ -28,11 +28,11 @@ def add_adapters(model: torch.nn.Module, config: LoraConfig) -> None:
 def merged(state: dict[str, torch.Tensor], config: LoraConfig) -> dict[str, torch.Tensor]:
     """The state of the model without adapters: W + alpha / rank x B A (float32, then W's type), under the names of the base model.
 
-    Works on the gathered state, so that it is the same at every ZeRO stage.
+    Works on the gathered state, so that it is the same at every ZeRO stage, and empties it, so that no two copies are held.
     """
     result = {}
     for name in [name for name in state if ".lora_" not in name]:
-        tensor, layer = state[name], name.removesuffix(".base_layer.weight")
+        tensor, layer = state.pop(name), name.removesuffix(".base_layer.weight")
         if layer != name:
             down, up = (state[f"{layer}.lora_{side}.{_ADAPTER}.weight"].float() for side in "AB")
             tensor = (tensor.float() + config.alpha / config.rank * (up @ down)).to(tensor.dtype)

@@ -5,12 +5,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import StorageError, UserError
-from caco_ray.training.base import check_base, load_tokenizer, weight_bytes
+from caco_ray.errors import ModelError, StorageError, UserError
+from caco_ray.store.faults import explain
+from caco_ray.training.base import check_base, check_vocabulary, load_tokenizer, weight_bytes
 from caco_ray.training.data import TOO_LONG, write_tokens
 from caco_ray.training.types import TokenStats, TrainingData, TrainLoopConfig, TrainResult
 
@@ -18,11 +20,12 @@ _RESULT_FILE = "result.json"
 _WORK_FOLDER = "work"
 _SPARE_MB = 100  # for the tokens and everything small
 _STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
+_ADAPTER_STATE_BYTES = 2 / 2  # the weights, which stay; what belongs to the adapters is small beside them
 _KEPT_CHECKPOINTS = 3  # two, and the one that is being written
 # How a training is carried out, not what it makes: with these changed it still goes on from its checkpoints.
 PLACEMENT = {
     "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "activation_checkpointing", "checkpoint_every_steps", "liger",
-    "peak_tflops", "nvme_dir",
+    "flash_attention", "peak_tflops", "nvme_dir",
 }  # fmt: skip
 
 
@@ -73,9 +76,15 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     tokenizer = load_tokenizer(folder)
     work = output_dir / _WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
+    check_vocabulary(folder, tokenizer)
+    _check_liger(training)
     _check_disk(training, folder, output_dir)
     tokens = work / "tokens.arrow"
-    stats = write_tokens(data, tokenizer, training, tokens)
+    try:
+        stats = write_tokens(data, tokenizer, training, tokens)
+    except OSError as error:
+        raise StorageError(f"{work}: {explain(error)}") from error
+    _check_disk(training, folder, output_dir)  # the tokens of a large data set take room too
     names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
     weights = tuple(entry.weight for entry in data)
     config = TrainLoopConfig(training, str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()), weights, names)
@@ -108,9 +117,16 @@ def _fingerprint(config: TrainLoopConfig, base: Path, tokens: Path) -> str:
     return f"training-{digest.hexdigest()}"
 
 
+def _check_liger(training: TrainingConfig) -> None:
+    """Every node has the packages of the same lock: what is missing here is missing there."""
+    if training.liger and find_spec("liger_kernel") is None:
+        raise ModelError("training liger=true needs the package liger-kernel: install the extra `liger`, or leave it off")
+
+
 def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
     exports = 2.0 if training.early_stop_after else 1.0  # a better model is written before the one before it goes
-    copies = exports + (_STATE_BYTES * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
+    state = _ADAPTER_STATE_BYTES if training.lora else _STATE_BYTES
+    copies = exports + (state * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
     needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
     if free_mb < needed_mb:
         what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"

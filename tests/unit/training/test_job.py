@@ -117,6 +117,7 @@ def test_data_may_be_written_short(data: object, paths: list[str]) -> None:
         ({"offload": "nvme"}, "offload nvme needs zero_stage 3 and nvme_dir"),
         ({"offload": "cpu", "zero_stage": 0}, "offload cpu needs zero_stage"),
         ({"liger": True}, "liger needs gpus_per_worker 1"),
+        ({"flash_attention": True}, "flash_attention true needs gpus_per_worker 1 and dtype bfloat16"),
         ({"batch_rows": 6}, "batch_rows 6 is not a multiple of micro_batch_rows 4 x workers 1"),
         ({"lora": {"rang": 4}}, "training.lora.rang: no such key"),
     ],

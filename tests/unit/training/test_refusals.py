@@ -1,0 +1,98 @@
+"""What cannot be trained, gone on with or exported is one line, before the first step where it can be known."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from caco_ray.errors import CacoError, ClusterError, ModelError, StorageError
+from caco_ray.metrics import TRAINING
+from caco_ray.prompts import student_example, training_examples
+from caco_ray.training.base import load_tokenizer
+from caco_ray.training.checkpoint import Loadable, load_state
+from caco_ray.training.export import complete
+from caco_ray.training.prepare import prepare
+from caco_ray.training.types import Step
+from tests.unit.training.conftest import made_up, make_rows, settings
+
+
+def test_the_tokenizer_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    with pytest.raises(ModelError, match=r"its tokenizer has \d+ tokens, the model 100: copy the model's own tokenizer"):
+        prepare(settings(), str(folder), [made_up()], tmp_path / "out")
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
+def test_liger_without_its_package_is_refused_before_workers_start(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="liger=true needs the package liger-kernel: install the extra `liger`"):
+        prepare(settings(liger=True, gpus_per_worker=1), str(base), [made_up()], tmp_path / "out")
+
+
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    import torch
+
+    from caco_ray.training.engine import prepare_process
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match=r"no GPU on this node .* give training.gpus_per_worker=0 for CPU"):
+        prepare_process("cuda", 1)
+
+
+@pytest.mark.parametrize(("lora", "room_mb", "fits"), [(None, 420, False), (None, 5000, True), ({"rank": 4}, 420, True)])
+def test_checkpoints_of_adapters_need_less_room(
+    lora: dict[str, int] | None, room_mb: int, fits: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=room_mb << 20))
+    monkeypatch.setattr("caco_ray.training.prepare.weight_bytes", lambda folder: 64 << 20)
+    training = settings(checkpoint_every_steps=2, lora=lora)
+    if fits:
+        assert prepare(training, str(base), [made_up()], tmp_path / "out").stats.examples == 48
+        return
+    with pytest.raises(StorageError, match=r"420 MB free, the model and its checkpoints need 1,648 MB"):
+        prepare(training, str(base), [made_up()], tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
+    def load_checkpoint(folder: str, tag: str) -> None:
+        raise RuntimeError("Error(s) in loading state_dict for LlamaForCausalLM:\n\tsize mismatch for model.norm.weight")
+
+    engine = SimpleNamespace(load_checkpoint=load_checkpoint)
+    with pytest.raises(CacoError, match=r"step-4: cannot be loaded into this model \(Error") as raised:
+        load_state(engine, Loadable(tmp_path / "step-4"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("family", ["alpaca", "trained"])
+def test_an_export_renders_chats_as_the_training_saw_them(family: str, base: Path) -> None:
+    tokenizer, row = load_tokenizer(base), make_rows(1)[0]
+    tokenizer.chat_template = tokenizer.pad_token = None
+    training = settings(prompts=family, roles=["solve"])
+    complete(tokenizer, training)
+    example = student_example({"instruction": row["question"], "output": row["cot"]})
+    segments = example if family == "alpaca" else training_examples({**row, "answer": None}, ("solve",))[0]
+    question = [{"role": "user", "content": row["question"]}]
+    prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": row["cot"]}], tokenize=False)
+    assert prompt == segments[0].text and whole == "".join(segment.text for segment in segments)
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_what_the_base_has_is_left_alone(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    template, tokenizer.pad_token = tokenizer.chat_template, "<|im_end|>"
+    complete(tokenizer, settings())
+    assert (tokenizer.chat_template, tokenizer.pad_token) == (template, "<|im_end|>")
+
+
+def test_every_metric_of_a_training_is_a_figure_of_a_step() -> None:
+    step = Step(4, 8, 0.5, 2.0, 1e-4, 0.7, 100, 50.0, 2.0)
+    names = [metric.name.removeprefix("caco_training_") for metric in TRAINING]
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "seconds_left"} <= set(names)
+    assert all(hasattr(step, name) for name in names)
