@@ -73,9 +73,11 @@ def run_plan_job(job: PlanJobConfig) -> None:
         return
     made = make_plan(job.config, count_seeds(job.config.seeds, plan.seeds), rates, plan.gpu_speed)
     print_plan(console, made, rates, published(), Prices(plan.gpu_hour, plan.cpu_hour))
+    notes = list(rates.doubts)
     if plan.rates is not None and not plan.rates.endswith(_FILES):
-        for line in changed(Folder(plan.rates), job.config):
-            console.print(f"NOTE: the rates were measured with other settings. {line}", markup=False)
+        notes += (f"the rates were measured with other settings. {line}" for line in changed(Folder(plan.rates), job.config))
+    for note in notes:
+        console.print(f"NOTE: {note}", markup=False)
 
 
 def open_rates(path: str | None) -> Rates:

@@ -33,7 +33,8 @@ def measured(run: Folder) -> Rates:
         ConfigError: no stage of it is complete.
     """
     config = read_config(run)
-    stages = {label: _stage(label, Dataset(folder), config, run) for label, folder in _closed(run, config)}
+    sets = {label: Dataset(folder) for label, folder in data_sets(run, config) if is_closed(folder)}
+    stages = {label: _stage(label, dataset, config, run) for label, dataset in sets.items()}
     trainings = {
         stage: _training(run / FOLDERS[stage], training_of(config, stage), stages.get(parent))
         for stage, parent in _TRAINED_ON.items()
@@ -41,7 +42,8 @@ def measured(run: Folder) -> Rates:
     }
     if not stages:
         raise ConfigError(f"plan.rates={run}: no stage of this run is complete")
-    return Rates(origin=str(run), stages={label: rate for label, rate in stages.items() if rate}, trainings=trainings)
+    doubts = tuple(line for label, rate in stages.items() if rate and (line := _doubt(label, sets[label], rate)))
+    return Rates(origin=str(run), stages={label: rate for label, rate in stages.items() if rate}, trainings=trainings, doubts=doubts)
 
 
 def data_sets(run: Folder, config: Config) -> Iterator[tuple[str, Folder]]:
@@ -51,10 +53,6 @@ def data_sets(run: Folder, config: Config) -> Iterator[tuple[str, Folder]]:
             yield from ((f"evaluate {model}", run / name / model) for model in config.evaluate.models)
         elif name and stage not in TRAININGS:
             yield stage, run / name
-
-
-def _closed(run: Folder, config: Config) -> Iterator[tuple[str, Folder]]:
-    return ((label, folder) for label, folder in data_sets(run, config) if is_closed(folder))
 
 
 def _stage(label: str, dataset: Dataset, config: Config, run: Folder) -> StageRate | None:
@@ -80,6 +78,16 @@ def _stage(label: str, dataset: Dataset, config: Config, run: Folder) -> StageRa
         program_s=program_s,
         row_s=row_s,
         row_bytes=(sum(entry.size_bytes for entry in dataset.entries) + _folder_bytes(dataset.folder / "jsonl")) / totals.rows,
+    )
+
+
+def _doubt(label: str, dataset: Dataset, rate: StageRate) -> str | None:
+    """Engines that were busy for longer than the stage took were so in an earlier invocation."""
+    if rate.fixed_s or not rate.engine:
+        return None
+    return (
+        f"{label}: its engines were busy for longer than the {dataset.seconds:,.0f} s of the invocation that closed it (the run was "
+        "interrupted there), so its time before the first row is not known and taken as 0"
     )
 
 

@@ -86,6 +86,7 @@ class Rates(Strict):
     total: Total | None = None
     stages: dict[str, StageRate] = Field(default_factory=dict)
     trainings: dict[str, TrainRate] = Field(default_factory=dict)
+    doubts: tuple[str, ...] = ()  # what speaks against them, in words
 
     def stage(self, label: str) -> StageRate:
         """Raises ConfigError: there is none."""

@@ -73,6 +73,8 @@ def print_comparison(console: Console, rates: Rates, stages: Sequence[Compared])
         table.add_row(stage.label, f"{stage.rows:,.0f}", f"{stage.real_rows:,.0f}", seconds, f"{stage.real_seconds:,.1f}", ratio)
     _wide(console).print(table)
     console.print(Text(f"Rates: {rates.origin}"))
+    for doubt in rates.doubts:
+        console.print(Text(f"NOTE: {doubt}"))
 
 
 def amount(value: float) -> str:

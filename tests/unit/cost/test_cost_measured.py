@@ -25,6 +25,7 @@ def test_busy_time_is_told_from_the_time_before_the_first_row(small_run: Any) ->
     assert (rate.engine.prompt_tokens, rate.engine.tokens) == (2, 50)
     assert rate.program_s == pytest.approx(0.01)
     assert rate.kept == pytest.approx(0.8)
+    assert measured(small_run.folder).doubts == ()
     assert rate.row_bytes is not None and rate.row_bytes > 10
 
 
@@ -120,6 +121,14 @@ def test_a_run_of_an_older_version(written: Any, config_of: Compose) -> None:
     success.write_text(json.dumps(body))
     with pytest.raises(RunDirError, match=r"programs: its manifests do not say how long the engine was busy"):
         measured(run.folder)
+
+
+def test_an_interrupted_stage_is_doubted(written: Any, config_of: Compose) -> None:
+    run = written(config_of("profile=fake"))
+    run.stage("scale", [(10, 10)] * 3, 1.5, sample_cpu_s=0.1, sample_prompt_tokens=1, sample_tokens=1)  # 3 busy seconds
+    rates = measured(run.folder)
+    assert rates.stage("scale").fixed_s == 0
+    assert len(rates.doubts) == 1 and rates.doubts[0].startswith("scale: its engines were busy for longer than the 2 s")
 
 
 def test_stages_without_rows_give_no_rate(written: Any, config_of: Compose) -> None:
