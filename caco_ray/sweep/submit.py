@@ -24,10 +24,10 @@ def submit_sweep(options: SweepOptions, points: list[Point], console: Console) -
     """All points, once each; 0 only if every one succeeded (or, with `wait=false`, was submitted).
 
     Raises:
-        UserError: one line: what is wrong, where, what to do; nothing was submitted, unless it says so.
+        UserError: one line: what is wrong, where, what to do. Jobs that were submitted go on; the same command finds them.
     """
     base = points[0].run_dir.rsplit("/", 1)[0]
-    console.print(f"{len(points)} point{'s' * (len(points) > 1)} in {base}")
+    _say(console, f"{len(points)} point{'s' * (len(points) > 1)} in {base}")
     target = _ray(options) if options.target == "ray" else _k8s(options, points, console)
     if target is None:
         return 0
@@ -57,9 +57,9 @@ def _k8s(options: SweepOptions, points: list[Point], console: Console) -> Target
         check_run_dir(template, point)
     folder = Path(options.manifests or f"runs/manifests/{digest(' '.join(point.job_id for point in points))}").absolute()
     write(folder, shared, [rayjob(template, point, point.job_id) for point in points])
-    console.print(f"manifests: {folder}")
+    _say(console, f"manifests: {folder}")
     if not options.apply:
-        console.print(f"to submit them: kubectl apply -f {folder}   (or this command with apply=true, which also waits and collects)")
+        _say(console, f"to submit them: kubectl apply -f {folder}   (or this command with apply=true, which also waits and collects)")
         return None
     from caco_ray.sweep.k8s_target import K8sTarget
 
@@ -72,8 +72,8 @@ def _detach(sweep: Sweep, console: Console) -> int:
     sweep.start(len(sweep.points))
     for point in sweep.points:
         job = sweep.jobs[point.job_id]
-        console.print(Text(f"{job.state:<9} {point.label}  {sweep.target.advice(job)}"))
-    console.print(f"{sweep.submitted} submitted; the same command with wait=true waits for them and collects.")
+        _say(console, f"{job.state:<9} {point.label}  {sweep.target.advice(job)}")
+    _say(console, f"{sweep.submitted} submitted; the same command with wait=true waits for them and collects.")
     return 0
 
 
@@ -82,13 +82,13 @@ def _follow(sweep: Sweep, limit: int, console: Console) -> None:
         with Board(console, Reader()) as board:
             sweep.follow(limit, board)
     except KeyboardInterrupt:
-        console.print("The submitted jobs go on by themselves.")
+        _say(console, "The submitted jobs go on by themselves.")
         raise Interrupted from None
     for point in sweep.points:
         job = sweep.jobs[point.job_id]
         if not job.succeeded:
-            console.print(Text(f"{job.state}: {point.label}: {job.message}  ({sweep.target.advice(job)})", style="bold red"))
-    console.print(f"{sweep.submitted} submitted." if sweep.submitted else "Nothing was submitted: every point has its job.")
+            _say(console, f"{job.state}: {point.label}: {job.message}  ({sweep.target.advice(job)})", style="bold red")
+    _say(console, f"{sweep.submitted} submitted." if sweep.submitted else "Nothing was submitted: every point has its job.")
 
 
 def _results(sweep: Sweep) -> list[Result]:
@@ -97,8 +97,16 @@ def _results(sweep: Sweep) -> list[Result]:
 
 def _collect(base: Folder, results: list[Result], console: Console) -> None:
     if all(result.report is None for result in results):
-        console.print(f"Nothing to collect: no run can be seen in {base} from here; the same command on a machine that sees it collects.")
+        _say(console, f"Nothing to collect: no run can be seen in {base} from here; the same command on a machine that sees it collects.")
         return
+    for result in results:
+        if result.fault:
+            _say(console, f"{result.point.label}: {result.fault}", "bold red")
     base.write(PARQUET, to_parquet(results))
     base.write(PAGE, render(str(base), results).encode())
-    console.print(f"collected: {base}/{PARQUET} and {base}/{PAGE}")
+    _say(console, f"collected: {base}/{PARQUET} and {base}/{PAGE}")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is: paths may hold what `rich` takes for markup."""
+    console.print(Text(text, style=style))
