@@ -224,5 +224,5 @@ def _with_parent(stage: StageReport, stages: dict[str, StageReport]) -> StageRep
     kept = sum(part.kept for part in parents)
     if not parents or kept == stage.rows_in:
         return stage
-    fault = f"{stage.rows_in:,} rows came in, but {parent} kept {kept:,}"
+    fault = f"{stage.rows_in:,} rows came in, but {' and '.join(part.name for part in parents)} kept {kept:,}"
     return replace(stage, faults=(*stage.faults, fault))
