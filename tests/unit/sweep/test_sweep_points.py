@@ -77,7 +77,11 @@ def test_the_arguments_of_a_point_give_its_config_again(base: str) -> None:
         ("seed='1", FAKE, "sweep=seed='1: no closing quotation"),
         ("seed=1,2", ("profile=fake",), "run.dir: a value is needed"),
         ("seed=1,2", ("profile=fake", "run.dir=here"), "run.dir=here: give an absolute path"),
-        ("sampling.max_tokens=100,5000", FAKE, "point 2 of 2 (sampling.max_tokens=5000): sampling.max_tokens=5000: leaves no room for a prompt"),
+        (
+            "sampling.max_tokens=100,5000",
+            FAKE,
+            "point 2 of 2 (sampling.max_tokens=5000): sampling.max_tokens=5000: leaves no room for a prompt",
+        ),
         ("filters.enabled=[too_short],[nope]", FAKE, "point 2 of 2 (filters.enabled=[nope]): filters.enabled"),
         ("run.dir=/a,/b", FAKE, "run.dir cannot be swept"),
         ("", (*FAKE, "seed=1,2"), "seed: several values for all points; put them into sweep="),
