@@ -4,7 +4,7 @@ What holds GPUs lives on `cluster.gpu_labels`, everything else on `cluster.cpu_l
 Ray's: for each label a value, `!value`, `in(a, b)` or `!in(a, b)`. https://docs.ray.io/en/latest/ray-core/scheduling/labels.html
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -30,20 +30,34 @@ def nodes_with(wanted: Labels) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and matches(node["Labels"], wanted)]
 
 
-def check_labels(config: ClusterConfig, pools: Iterable[float] = (0, 1)) -> None:
-    """`pools`: GPUs of each thing that is to be placed.
-
-    Raises:
-        ClusterError: a selector means no node of the cluster: Ray would wait for one for ever.
-    """
-    for gpus in pools:
-        wanted = selector(config, gpus)
+def check_labels(config: ClusterConfig) -> None:
+    """Raises ClusterError where a selector means no node of the cluster: Ray would wait for one for ever."""
+    for key, wanted in (("gpu_labels", config.gpu_labels), ("cpu_labels", config.cpu_labels)):
         if wanted and not nodes_with(wanted):
-            key = "gpu_labels" if gpus else "cpu_labels"
             raise ClusterError(
-                f"cluster.{key}={{{_shown(wanted)}}}: no node has these labels (there are: {_offered(wanted)}); "
+                f"cluster.{key}={_shown(wanted)}: no node has these labels (there are: {_offered(wanted)}); "
                 f"start the nodes with them (`ray start --labels`), or give cluster.{key}=null for any node"
             )
+
+
+def check_pinned(stage: str, pools: Mapping[str, tuple[float, float]], config: ClusterConfig) -> None:
+    """`pools`: CPUs and GPUs of all actors of a pool.
+
+    Raises:
+        ClusterError: a selector means no node, or nodes that are too small together.
+    """
+    check_labels(config)
+    for key, on_gpus in (("gpu_labels", True), ("cpu_labels", False)):
+        wanted = selector(config, on_gpus)
+        mine = {name: amounts for name, amounts in pools.items() if bool(amounts[1]) == on_gpus}
+        for at, kind in enumerate(("CPU", "GPU")):
+            needs, has = sum(amounts[at] for amounts in mine.values()), sum(node["Resources"].get(kind, 0.0) for node in nodes_with(wanted))
+            if wanted and needs > has:
+                where = f"nodes with cluster.{key}={_shown(wanted)}"
+                raise ClusterError(
+                    f"{stage} needs {needs:g} {kind}s ({', '.join(mine)}) on {where}, which have {has:g}; "
+                    "give fewer replicas, more such nodes, or another selector"
+                )
 
 
 def _is_one_of(label: str | None, value: str) -> bool:
@@ -58,4 +72,4 @@ def _offered(wanted: Labels) -> str:
 
 
 def _shown(labels: Labels) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in labels.items())
+    return f"{{{', '.join(f'{key}: {value}' for key, value in labels.items())}}}"

@@ -127,10 +127,8 @@ class Run:
         if self._shared.connected:
             return
         from caco_ray.cluster import connected  # importing Ray takes seconds: a bad config must not wait for it
-        from caco_ray.placement import check_labels
 
         self._shared.exit.enter_context(connected(self.config.cluster))
-        check_labels(self.config.cluster)
         self._shared.connected = True
 
     def check_nodes(self, stages: list[str]) -> None:

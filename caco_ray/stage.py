@@ -21,7 +21,7 @@ from caco_ray.cluster import check_room
 from caco_ray.errors import InfraErrorsError
 from caco_ray.gate import Limits, start_gate
 from caco_ray.handover import wait_for_gpus
-from caco_ray.placement import check_labels, selector
+from caco_ray.placement import check_pinned, selector
 from caco_ray.plan import Operator, Stage
 from caco_ray.quarantine import TableFunction
 from caco_ray.shard_work import ApplyActor, Session, admit, apply_task, commit, read, too_many
@@ -66,8 +66,9 @@ def run_stage(stage: Stage, on_shard: Callable[[ShardEntry], None], on_live: Cal
 def _stream(
     stage: Stage, writer: DatasetWriter, pending: list[int], errors_before: int, on_live: Callable[[Live], None]
 ) -> Iterator[ShardEntry]:
-    check_room(stage.info.stage, {op.name: (op.cpus * op.actors, float(op.gpus * op.actors)) for op in stage.operators})
-    check_labels(stage.cluster, [op.gpus for op in stage.operators])
+    pools = {op.name: (op.cpus * op.actors, float(op.gpus * op.actors)) for op in stage.operators}
+    check_room(stage.info.stage, pools)
+    check_pinned(stage.info.stage, pools, stage.cluster)
     wait_for_gpus(stage.info.stage, sum(op.gpus * op.actors for op in stage.operators), stage.cluster)
     free_before = _free_resources()
     allowed = stage.max_infra_errors - errors_before

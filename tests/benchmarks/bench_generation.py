@@ -2,7 +2,7 @@
 
 The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU:
 
-    raw         AsyncLLM alone, all requests at once
+    raw         AsyncLLM alone, all requests at once; before and after the stage, so that a machine that slows down does not decide: the mean counts
     stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
     skewed      both again, where each tenth row is ten times longer
     ray_llm     `ray.data.llm.build_processor`, plain lengths; when its engine is ready does not show, so both are timed as a whole
@@ -13,12 +13,13 @@ start-up), `startup_s` (of the stage's engine), `tokens_per_s` (of the stage). O
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
     return speeds
 
 
+def raw_alone(path: str, rows: int, tokens: int) -> tuple[float, float]:
+    """In a process of its own: what is left of vLLM there cannot disturb what comes next."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        speeds = pool.submit(_run_raw, path, rows, tokens).result()
+    print(f"raw      {speeds[0]:7.1f} tokens/s, skewed {speeds[1]:7.1f}", flush=True)
+    return speeds
+
+
+def _run_raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
+    return asyncio.run(raw(path, rows, tokens))
+
+
 def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tuple[float, float, float]:
     """Tokens per second of the product's stage without and with start-up, and its engine's start-up in seconds."""
     started = time.time()
@@ -117,7 +130,7 @@ def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tup
     table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])
     times = json.loads(note.read_text())
     written = sum(table["sample_tokens"].to_pylist())
-    return written / (commits[-1] - times["ready"]), written / (time.time() - started), times["startup_s"]
+    return written / (commits[-1] - times["ready"]), written / (commits[-1] - started), times["startup_s"]
 
 
 def ray_llm(path: str, rows: int, tokens: int) -> float:
@@ -139,8 +152,8 @@ def ray_llm(path: str, rows: int, tokens: int) -> float:
     )
 
     ask = {"temperature": 0.9, "max_tokens": tokens, "min_tokens": tokens}
-    processor = build_processor(config, preprocess=lambda _: {"prompt": PROGRAM_TURN, "sampling_params": ask})
     started = time.time()
+    processor = build_processor(config, preprocess=lambda _: {"prompt": PROGRAM_TURN, "sampling_params": ask})
     done = processor(ray.data.range(rows, override_num_blocks=-(-rows // SHARD_ROWS))).take_all()
     took = time.time() - started
     assert [row["num_generated_tokens"] for row in done] == [tokens] * rows
@@ -158,15 +171,16 @@ def main() -> None:
         for part in ("plain", "skewed", "log"):
             (folder / part).mkdir()
         with environ(environment(MODEL, folder / "log")):
-            raw_speed, raw_skewed = asyncio.run(raw(path, options.rows, options.tokens))
-            gc.collect()  # what is left of vLLM must not wait for the interpreter's end
-            print(f"raw      {raw_speed:7.1f} tokens/s, skewed {raw_skewed:7.1f}", flush=True)
+            before = raw_alone(path, options.rows, options.tokens)
             with connected(ClusterConfig(num_cpus=2)):
                 speed, whole, startup_s = staged(path, options.rows, options.tokens, folder / "plain", skewed=False)
                 skewed, _, _ = staged(path, options.rows, options.tokens, folder / "skewed", skewed=True)
-                print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
+            print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
+            after = raw_alone(path, options.rows, options.tokens)
+            with connected(ClusterConfig(num_cpus=2)):
                 theirs = ray_llm(path, options.rows, options.tokens)
-                print(f"ray_llm  {theirs:7.1f} tokens/s with start-up, stage {whole:7.1f}", flush=True)
+            print(f"ray_llm  {theirs:7.1f} tokens/s with start-up, stage {whole:7.1f}", flush=True)
+    raw_speed, raw_skewed = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     result = {"goodput_ratio": speed / raw_speed, "skewed_goodput_ratio": skewed / raw_skewed, "ray_data_llm_ratio": whole / theirs}
     print(
         json.dumps(

@@ -14,8 +14,9 @@ over the slower of the other two: 1 where nothing waits for anything (the larges
 Then what a shard costs the parts that do not grow with the cluster is measured: the driver (CPU seconds for a shard of a plan with as many
 operators, and nothing to do in them), the commit (seconds in one of the stage's commit tasks, on this disk), the object store (seconds to
 put and get one shard). A closed queueing network of these and of N engines is simulated up to 1,000 engines, each as fast as a GPU with an
-8B model (`--gpu-rows-per-s`, an assumption): `saturates_first` names the busiest part, `at_engines` how many keep it fully busy,
-`efficiency` the share of the engines' time that is left to them. The last line is JSON.
+8B model (`--gpu-rows-per-s`, an assumption): `limits` says how many engines keep each part fully busy (the object store: how many on one
+node, since every node has its own), `saturates_first` and `at_engines` which of the shared parts that is first, `efficiency` the share of the
+engines' time that is left to them. The last line is JSON.
 """
 
 import argparse
@@ -199,8 +200,9 @@ def main() -> None:
         cost = on_cluster(1, partial(costs, folder, programs))
     print(", ".join(f"{part} {value:.4f}" for part, value in cost.items()), flush=True)
     engine_s = LARGE_SHARD_ROWS / options.gpu_rows_per_s
-    limits = {"driver": engine_s / cost["driver"], "commit": engine_s * _TASKS / cost["commit"]}
-    first = min(limits, key=lambda part: limits[part])
+    shared = {"driver": engine_s / cost["driver"], "manifest": engine_s * _TASKS / cost["commit"]}
+    limits = {**shared, "object_store_of_a_node": engine_s / cost["object_store"]}
+    first = min(shared, key=lambda part: shared[part])
     simulated = {engines: simulate(engines, engine_s, cost["driver"], cost["commit"]) for engines in ENGINES}
     for engines, (efficiency, busy) in simulated.items():
         print(f"{engines} engines: efficiency {efficiency:.3f}, busy: {', '.join(f'{part} {share:.1%}' for part, share in busy.items())}")
@@ -209,6 +211,7 @@ def main() -> None:
         "overlap": {nodes: round(result["ratio"], 3) for nodes, result in results.items()},
         "saturates_first": first,
         "at_engines": int(limits[first]),
+        "limits": {part: int(engines) for part, engines in limits.items()},
         "efficiency": {engines: round(efficiency, 3) for engines, (efficiency, _) in simulated.items()},
         "shard_costs_s": {part: round(cost[part], 4) for part in ("driver", "commit", "object_store")},
         "shard_mb": round(cost["shard_mb"], 2),

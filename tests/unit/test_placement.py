@@ -110,6 +110,12 @@ def test_a_selector_that_means_no_node_is_refused(tmp_path: Path, labels: dict, 
         check_labels(ClusterConfig(**labels))
 
 
+def test_pinned_pools_must_fit_on_the_nodes_that_are_meant(tmp_path: Path) -> None:
+    said = "scale needs 3 CPUs (sandbox) on nodes with cluster.cpu_labels={pool: !gpu}, which have 2; give fewer replicas"
+    with pytest.raises(ClusterError, match=re.escape(said)):
+        run(stage(tmp_path, Operator("sandbox", lambda: Where("exec_error"), cpus=1, actors=3)))
+
+
 @pytest.mark.parametrize(
     ("value", "means"),
     [("a", {"a"}), ("!a", {"b", "c", None}), ("in(a, b)", {"a", "b"}), ("in(a,c)", {"a", "c"}), ("!in(a, b)", {"c", None})],
