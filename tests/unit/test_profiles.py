@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from caco_ray.config import Config, load_config
+from caco_ray.placement import matches
 
 CONF = Path(__file__).parents[2] / "conf"
 GPUS = {"gpu1": 1, "gpu8": 8, "cluster": 8}
@@ -70,3 +72,15 @@ def test_profile_fits_its_gpus(profile: str) -> None:
         assert 0 < model.gpus * model.replicas <= GPUS[profile], key
     for training in (config.training.codegen, config.training.student):
         assert training.workers * training.gpus_per_worker <= GPUS[profile]
+
+
+def test_the_pools_of_profile_cluster_have_nodes_on_kubernetes() -> None:
+    groups = yaml.safe_load((CONF.parent / "k8s/base/rayjob.yaml").read_text())["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    cluster = load("profile=cluster").cluster
+    gpus = {group["groupName"]: "nvidia.com/gpu" in str(group["template"]) for group in groups}
+    meant = [
+        {group["groupName"] for group in groups if matches(group["labels"], each or {})}
+        for each in (cluster.gpu_labels, cluster.cpu_labels)
+    ]
+    assert meant == [{name for name, has in gpus.items() if has}, {name for name, has in gpus.items() if not has}]
+    assert load("profile=cluster", "cluster.gpu_labels=null").cluster.gpu_labels is None
