@@ -18,7 +18,8 @@ class Operator:
 
     `make` returns the table function. With `actors` it is called once in each of that many long-lived actors, each holding `cpus`,
     `gpus` and `memory_mb`, and the object may have `close()`; without, in every task. `calls` shards are worked on at once in an actor,
-    from threads. Rows must not depend on each other: a shard may be run in parts.
+    from threads. Rows must not depend on each other: a shard may be run in parts. What takes all rows of a shard is the object's
+    `complete(table)`, see `quarantine.py`.
     """
 
     name: str

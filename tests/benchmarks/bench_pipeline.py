@@ -1,6 +1,6 @@
 """Do engines and sandboxes work at the same time, and what holds a large cluster back first?
 
-`python -m tests.benchmarks.bench_pipeline [--nodes 1 2 4] [--rows 200] [--engine-rows-per-s 10]`
+`python -m tests.benchmarks.bench_pipeline [--nodes 1 2 4] [--rows 300] [--rows-per-s 10]`
 
 On local clusters of that many Ray nodes, each with a fake engine of a fixed pace and a sandbox, with the product's own plan:
 
@@ -8,8 +8,9 @@ On local clusters of that many Ray nodes, each with a fake engine of a fixed pac
     execute    filters and sandboxes alone, over the programs that `generate` made
     both       the plan of `scale`: generate -> filter -> execute -> filter
 
-Each is timed from the first call of an operator to the last commit, so that starting processes does not count. `overlap_ratio` is `both`
-over the slower of the other two: 1 where nothing waits for anything (the largest of all cluster sizes; `overlap` has each).
+Each is timed from the moment when all its actors are there to the last commit, so that starting processes does not count. Rows and pace are
+those of all nodes together: the nodes share this machine's cores, which more sandbox work at a time would fill. `overlap_ratio` is `both` over
+the slower of the other two: 1 where nothing waits for anything (the largest of all cluster sizes; `overlap` has each).
 
 Then what a shard costs the parts that do not grow with the cluster is measured: the driver (CPU seconds for a shard of a plan with as many
 operators, and nothing to do in them), the commit (seconds in one of the stage's commit tasks, on this disk), the object store (seconds to
@@ -24,7 +25,9 @@ import heapq
 import json
 import random
 import tempfile
+import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -45,7 +48,7 @@ from caco_ray.stages import filters
 from caco_ray.stages.generate import Generate
 from caco_ray.store import Dataset, DatasetWriter, Folder, StageInfo
 
-SHARD_ROWS, TOKENS_PER_ROW = 10, 118  # of the fake sampler's programs, roughly
+SHARD_ROWS, TOKENS_PER_ROW = 5, 118  # of the fake sampler's programs, roughly
 LARGE_SHARD_ROWS = 1024  # of conf/profile/cluster.yaml
 CALLS = shards_in_flight(VllmModel(path="any"), LARGE_SHARD_ROWS)
 FILTERS = FiltersConfig(enabled=("does_not_parse", "no_input", "no_output", "too_short", "unused_input"))
@@ -54,52 +57,58 @@ ENGINES = (1, 8, 64, 250, 500, 1000)
 
 
 class Noted:
-    """An operator that writes down when it was first called."""
+    """An operator that begins when all `actors` of its plan are there, and writes down when that was."""
 
-    def __init__(self, make: Callable[[], Any], notes: Path) -> None:
-        self._function, self._notes, self._called = make(), notes, False
+    def __init__(self, make: Callable[[], Any], notes: Path, actors: int) -> None:
+        self._function, self._notes, self._actors = make(), notes, actors
+        self._lock, self._begun = threading.Lock(), False
+        (notes / f"there-{uuid.uuid4().hex}").touch()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        if not self._called:
-            self._called = True
-            (self._notes / row_id("note", "note", time.time_ns())).write_text(str(time.time()))
+        with self._lock:
+            if not self._begun:
+                while len(list(self._notes.glob("there-*"))) < self._actors:
+                    time.sleep(0.02)
+                (self._notes / f"begun-{uuid.uuid4().hex}").write_text(str(time.time()))
+            self._begun = True
         return self._function(table)
 
     def close(self) -> None:
         self._function.close()
 
 
-def generator(nodes: int, rows_per_s: float, notes: Path) -> Operator:
-    model = FakeModel(seconds_per_token=1 / (rows_per_s * TOKENS_PER_ROW))
+def generator(nodes: int, rows_per_s: float, notes: Path, actors: int) -> Operator:
+    """`rows_per_s`: of all engines; `actors`: of the whole plan."""
+    model = FakeModel(seconds_per_token=nodes / (rows_per_s * TOKENS_PER_ROW))
     make = partial(Generate, "sample", model, None, SamplingConfig(temperature=0.9, max_tokens=400), 0)
-    return Operator("sample_model", partial(Noted, make, notes), cpus=1, actors=nodes, calls=CALLS)
+    return Operator("sample_model", partial(Noted, make, notes, actors), cpus=1, actors=nodes, calls=CALLS)
 
 
-def checkers(nodes: int, notes: Path) -> tuple[Operator, ...]:
-    execute = executor(SandboxConfig(require="L0", allow_unsafe=True, actors=nodes), check_determinism=True)
-    noted = Operator(execute.name, partial(Noted, execute.make, notes), cpus=1, memory_mb=execute.memory_mb, actors=nodes)
+def checkers(nodes: int, notes: Path, actors: int) -> tuple[Operator, ...]:
+    execute = executor(SandboxConfig(require="L0", allow_unsafe=True, cpu_s=1, actors=nodes), check_determinism=True)
+    noted = Operator(execute.name, partial(Noted, execute.make, notes, actors), cpus=1, memory_mb=execute.memory_mb, actors=nodes)
     return task("filter_source", filters.before_execution, FILTERS), noted, task("filter_result", filters.after_execution, FILTERS)
 
 
 def timed(folder: Folder, source: Source, operators: tuple[Operator, ...], notes: Path) -> float:
-    """Seconds from the first call to the last commit."""
+    """Seconds from the moment when all actors are there to the last commit."""
     for note in notes.iterdir():
         note.unlink()
     commits: list[float] = []
     plan = Stage(StageInfo("scale", "bench", {}, source.shards), folder, source, operators, PROGRAM)
     run_stage(plan, lambda _: commits.append(time.time()))
-    return commits[-1] - min(float(note.read_text()) for note in notes.iterdir())
+    return commits[-1] - min(float(note.read_text()) for note in notes.glob("begun-*"))
 
 
 def overlap(nodes: int, rows: int, rows_per_s: float, folder: Path) -> dict[str, float]:
-    """Seconds of the three plans on a cluster of `nodes`, `rows` for each node."""
+    """Seconds of the three plans on a cluster of `nodes`."""
     notes = folder / "notes"
     notes.mkdir(parents=True)
     at = Folder(str(folder))
-    source = SampleRange("scale", rows * nodes, SHARD_ROWS, PROGRAM)
-    generate = timed(at / "programs", source, (generator(nodes, rows_per_s, notes),), notes)
-    execute = timed(at / "executed", KeptRows("scale", at / "programs", PROGRAM), checkers(nodes, notes), notes)
-    both = timed(at / "both", source, (generator(nodes, rows_per_s, notes), *checkers(nodes, notes)), notes)
+    source = SampleRange("scale", rows, SHARD_ROWS, PROGRAM)
+    generate = timed(at / "programs", source, (generator(nodes, rows_per_s, notes, nodes),), notes)
+    execute = timed(at / "executed", KeptRows("scale", at / "programs", PROGRAM), checkers(nodes, notes, nodes), notes)
+    both = timed(at / "both", source, (generator(nodes, rows_per_s, notes, 2 * nodes), *checkers(nodes, notes, 2 * nodes)), notes)
     return {"generate": generate, "execute": execute, "both": both, "ratio": both / max(generate, execute)}
 
 
@@ -185,15 +194,15 @@ def simulate(engines: int, engine_s: float, driver_s: float, commit_s: float, ro
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rows", type=int, default=200, help="of each node")
-    parser.add_argument("--engine-rows-per-s", type=float, default=10, help="of each fake engine")
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rows-per-s", type=float, default=10, help="of all fake engines together")
     parser.add_argument("--gpu-rows-per-s", type=float, default=10, help="of each engine in the simulation")
     options = parser.parse_args()
     results: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for nodes in options.nodes:
-            work = partial(overlap, nodes, options.rows, options.engine_rows_per_s, folder / f"{nodes}")
+            work = partial(overlap, nodes, options.rows, options.rows_per_s, folder / f"{nodes}")
             results[nodes] = on_cluster(nodes, work)
             print(f"{nodes} nodes: {', '.join(f'{part} {value:.2f}' for part, value in results[nodes].items())}", flush=True)
         programs = Dataset(Folder(str(folder / f"{options.nodes[0]}" / "both"))).read(0, kept_only=False)
