@@ -19,12 +19,18 @@ class RoundReport:
     sampled: int
     kept: int
     new: int | None
+    asked: int | None  # questions that were asked for
     questions: int | None
-    agreed: int | None  # kept by the last stage before the data set
+    solved: int | None  # solutions that were drawn, or left out because an earlier one agreed
+    agreed: int | None
+    judged: int | None  # that the judge let pass
     diversity: Diversity | None = None
     question_words: Spread | None = None
     solution_tokens: Spread | None = None
-    pass_rate: float | None = None  # mean share of the solutions of a question that agree: how hard the questions are for the solver
+
+    @property
+    def shipped(self) -> int | None:
+        return self.agreed if self.judged is None else self.judged
 
 
 def read_rounds(run: Folder, kept: Mapping[str, tuple[int, int]], rounds: int) -> tuple[RoundReport, ...]:
@@ -42,23 +48,26 @@ def _round(run: Folder, kept: Mapping[str, tuple[int, int]], at: int, alike: int
     def count(stage: str) -> int | None:
         return kept[label(stage, at)][1] if label(stage, at) in kept else None
 
+    def rows(stage: str) -> int | None:
+        return kept[label(stage, at)][0] if label(stage, at) in kept else None
+
     sampled, passed = kept[label("scale", at)]
     programs = [str(row["code"]) for row in _rows(run, "scale", at, alike, "code") if row["code"]]
     words = [len(str(row["question"]).split()) for row in _rows(run, "reverse", at, MOST, "question") if row["question"]]
-    solved = _rows(run, "solve", at, MOST, "solve_tokens", "solve_pass_rate")
-    tokens, rates = (_numbers(solved, name) for name in ("solve_tokens", "solve_pass_rate"))
-    judged = count("judge")
+    tokens = [value for row in _rows(run, "solve", at, MOST, "solve_tokens") if isinstance(value := row["solve_tokens"], int)]
     return RoundReport(
         at,
         sampled,
         passed,
         new=count("select"),
+        asked=rows("reverse"),
         questions=count("reverse"),
-        agreed=count("solve") if judged is None else judged,
+        solved=rows("solve"),
+        agreed=count("solve"),
+        judged=count("judge"),
         diversity=measure(programs),
         question_words=spread(words) if words else None,
         solution_tokens=spread(tokens) if tokens else None,
-        pass_rate=sum(rates) / len(rates) if rates else None,
     )
 
 
@@ -67,19 +76,16 @@ def _rows(run: Folder, stage: str, at: int, count: int, *columns: str) -> list[d
     return draw(Dataset(folder), columns, count) if count and is_closed(folder) else []
 
 
-def _numbers(rows: list[dict[str, object]], name: str) -> list[float]:
-    return [value for row in rows if isinstance(value := row[name], int | float)]
-
-
 def compare(rounds: tuple[RoundReport, ...]) -> list[tuple[str, list[str]]]:
     """Lines of the comparison: name, and a value for each round. A line that no round has a value for is left out."""
     measures: dict[str, Callable[[RoundReport], str]] = {
         "programs sampled": lambda one: f"{one.sampled:,}",
         "passed the filters": lambda one: _share(one.kept, one.sampled),
         "new: no duplicate, not contaminated": lambda one: _share(one.new, one.kept),
-        "questions that passed": lambda one: _share(one.questions, one.new),
-        "solutions that agreed": lambda one: _share(one.agreed, one.questions),
-        "rows per 1,000 samples": lambda one: number(1000.0 * one.agreed / one.sampled) if one.agreed is not None and one.sampled else "",
+        "questions that passed": lambda one: _share(one.questions, one.asked),
+        "solutions that agreed": lambda one: _share(one.agreed, one.solved),
+        "solutions that the judge let pass": lambda one: _share(one.judged, one.agreed),
+        "rows per 1,000 samples": lambda one: number(1000.0 * one.shipped / one.sampled) if one.shipped is not None and one.sampled else "",
         "programs measured": lambda one: f"{one.diversity.programs:,}" if one.diversity else "",
         "distinct syntax trees": lambda one: percent(one.diversity.distinct_programs) if one.diversity else "",
         "distinct 4-grams": lambda one: percent(one.diversity.distinct_ngrams) if one.diversity else "",
@@ -88,7 +94,6 @@ def compare(rounds: tuple[RoundReport, ...]) -> list[tuple[str, list[str]]]:
         "lines of a program": lambda one: _spread(one.diversity.lines) if one.diversity else "",
         "words of a question": lambda one: _spread(one.question_words),
         "tokens of a solution": lambda one: _spread(one.solution_tokens),
-        "pass rate of solved questions": lambda one: percent(one.pass_rate) if one.pass_rate is not None else "",
     }
     lines = [(name, [show(one) for one in rounds]) for name, show in measures.items()]
     return [(name, values) for name, values in lines if any(values)]
@@ -101,7 +106,7 @@ def _share(part: int | None, whole: int | None) -> str:
 
 
 def _spread(of: Spread | None) -> str:
-    return f"{of.median:g}, 90 % up to {of.p90:g}" if of else ""
+    return f"{of.median:,.0f}, 90 % up to {of.p90:,.0f}" if of else ""
 
 
 def _domains(diversity: Diversity | None) -> str:

@@ -18,7 +18,7 @@ from caco_ray.store import Dataset, Folder
 from caco_ray.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("profile=fake", "scale.samples=60", "scale.shard_rows=30", "seeds.limit=12", "evaluate.models=[]")
+SMALL = ("profile=fake", "scale.samples=60", "scale.shard_rows=30", "seeds.limit=12", "judge.enabled=false", "evaluate.models=[]")
 
 
 def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,10 +61,10 @@ def test_the_second_round_samples_on_and_repeats_nothing_of_the_first(two: Path)
 
 
 def test_the_data_set_is_the_union_and_everything_adds_up(two: Path) -> None:
-    shipped, judged = rows(two, "assemble"), [row for number in (1, 2) for row in rows(two, "judge", number)]
-    assert [row["parent_id"] for row in shipped] == [row["row_id"] for row in judged] and len(shipped) > 40
+    shipped, solved = rows(two, "assemble"), [row for number in (1, 2) for row in rows(two, "solve", number)]
+    assert [row["parent_id"] for row in shipped] == [row["row_id"] for row in solved] and len(shipped) > 40
     assert {int(str(row["sample_index"])) // 60 for row in shipped} == {0, 1}
-    proved = job("verify.py", f"dataset={two / 'dataset'}", "fraction=0.1")
+    proved = job("verify.py", f"dataset={two / 'dataset'}", "fraction=0")
     assert proved.returncode == 0 and "faults 0" in proved.stdout, proved.stdout + proved.stderr
     for name in ("scale 60", "scale round 2 60", f"assemble {len(shipped)}"):
         assert name in proved.stdout
@@ -73,7 +73,7 @@ def test_the_data_set_is_the_union_and_everything_adds_up(two: Path) -> None:
 def test_a_row_is_traced_within_its_round(two: Path) -> None:
     last = rows(two, "assemble")[-1]
     history = trace(Folder(str(two)), str(last["row_id"]))
-    stages = ["scale", "select", "reverse", "solve", "judge"]
+    stages = ["scale", "select", "reverse", "solve"]
     assert [event.step.label for event in history.events] == [*(f"{stage} round 2" for stage in stages), "assemble"]
     assert [event.step.label for event in trace(Folder(str(two)), str(last["program_id"])).events][-1] == "assemble"
 
@@ -105,16 +105,18 @@ def test_another_number_of_rounds_is_refused_for_the_data_set_alone(two: Path) -
 
 @pytest.fixture
 def barren(two: Path) -> Iterator[Path]:
-    """The second round made to have found nothing; the data set is not made yet."""
-    place, ours = two / "rounds/2/selected/_SUCCESS", two / "dataset"
+    """The second round made to have found nothing; nothing is made of both yet."""
+    place, made = two / "rounds/2/selected/_SUCCESS", ("dataset", "evaluation")
     before = place.read_text()
     body = json.loads(before)
     for entry in body["entries"]:
         entry["totals"] |= {"kept": 0, "rejected": {"duplicate_ast": entry["totals"]["rows"]}}
     place.write_text(json.dumps(body))
-    ours.rename(two / "elsewhere")
+    for name in made:
+        (two / name).rename(two / f"{name}-elsewhere")
     yield two
-    (two / "elsewhere").rename(ours)
+    for name in made:
+        (two / f"{name}-elsewhere").rename(two / name)
     place.write_text(before)
 
 
