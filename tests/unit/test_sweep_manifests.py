@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from test_manifests import K8S, OVERLAYS, broken_rules, validator  # noqa: F401
 
 from caco_ray.errors import ClusterError, ConfigError
-from caco_ray.sweep import expand, parse_options, submit_sweep
+from caco_ray.sweep import Point, expand, parse_options, submit_sweep
 from caco_ray.sweep.k8s_target import job_of
 from caco_ray.sweep.manifests import BASE, rayjob, read_objects, split_rayjob
 
@@ -61,9 +62,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@cache
+def points_of(*overrides: str) -> list[Point]:
+    return expand(SWEEP, overrides)
+
+
 def submit(*arguments: str) -> int:
-    options, overrides = parse_options(["target=k8s", f"sweep={SWEEP}", *FAKE, *arguments])
-    return submit_sweep(options, expand(options.sweep, overrides), Console(quiet=True))
+    options, overrides = parse_options(["target=k8s", *FAKE, *arguments])
+    return submit_sweep(options, points_of(*overrides), Console(quiet=True))
 
 
 def manifests(folder: Path) -> dict[str, dict[str, Any]]:
@@ -74,7 +80,7 @@ def manifests(folder: Path) -> dict[str, dict[str, Any]]:
 def test_a_point_s_manifest_keeps_schema_and_rules(overlay: str | None, validator: Any) -> None:  # noqa: F811
     objects = read_objects(BASE) if overlay is None else render(K8S / "overlays" / overlay)
     template, shared = split_rayjob(objects, "here")
-    for point in expand(SWEEP, FAKE):
+    for point in points_of(*FAKE):
         made = rayjob(template, point, f"{point.job_id}-2")
         assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(made)] == []
         assert list(broken_rules(made)) == []
@@ -88,24 +94,24 @@ def test_a_point_s_manifest_keeps_schema_and_rules(overlay: str | None, validato
 def test_the_template_is_not_changed() -> None:
     template, _ = split_rayjob(read_objects(BASE), BASE)
     before = json.dumps(template)
-    rayjob(template, expand("", FAKE)[0], "caco-x")
+    rayjob(template, points_of(*FAKE)[0], "caco-x")
     assert json.dumps(template) == before
 
 
 def test_manifests_are_written_and_nothing_is_submitted(cluster: Path, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     assert submit(f"manifests={folder}") == 0
-    points = expand(SWEEP, FAKE)
+    points = points_of(*FAKE)
     assert set(manifests(folder)) == {point.job_id for point in points}
     assert len(list(yaml.safe_load_all((folder / "shared.yaml").read_text()))) == 3
     assert not (cluster / "calls").exists()
     (folder / "mine.yaml").write_text("kept: true")
     submit(f"manifests={folder}", "seed=7")
-    assert set(manifests(folder)) == {point.job_id for point in expand(SWEEP, [*FAKE, "seed=7"])} and (folder / "mine.yaml").exists()
+    assert set(manifests(folder)) == {point.job_id for point in points_of(*FAKE, "seed=7")} and (folder / "mine.yaml").exists()
 
 
 def test_applied_waited_for_and_tried_again_only_where_it_failed(cluster: Path, tmp_path: Path) -> None:
-    folder, (one, two) = tmp_path / "manifests", expand(SWEEP, FAKE)
+    folder, (one, two) = tmp_path / "manifests", points_of(*FAKE)
     failed = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": "exit code 1"}
     (cluster / "ends").write_text(json.dumps({two.job_id: failed}))
     assert submit(f"manifests={folder}", "apply=true") == 1

@@ -62,7 +62,7 @@ def test_a_run_that_cannot_be_seen_is_said_not_made_up(points: list[Point]) -> N
     assert not any(value is not None for value in result.figures.values())
 
 
-def test_values_of_several_kinds_are_text(tmp_path: Path) -> None:
+def test_null_among_numbers(tmp_path: Path) -> None:
     points = expand("seeds.limit=3,null scale.samples=1e3,5", ["profile=fake", f"run.dir={tmp_path}"])
     table = to_table([Result(point, None) for point in points])
     assert table["seeds.limit"].to_pylist() == [3, 3, None, None]
@@ -79,7 +79,7 @@ def test_the_page_escapes_what_jobs_say_and_compares_what_it_can(results: list[R
     assert "<script" not in page and "default-src &#39;none&#39;" not in page and "default-src 'none'" in page
     assert "Not every figure below can be trusted" in page
     assert f'href="{results[0].point.name}/report.html"' in page and "30.0%" in page and "1</b> of <b>4" in page
-    assert "10.0%" in page and "<b>40.0%</b> <span class=\"soft\">21.9% to 61.3%" in page
+    assert "10.0%" in page and '<b>40.0%</b> <span class="soft">21.9% to 61.3%' in page
     assert comparisons(results[:1]) == []
     both = comparisons([results[0], results[0]])
     assert both[0].bars[0][1:] == (3.0, 100.0)
