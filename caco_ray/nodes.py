@@ -54,7 +54,7 @@ class Node:
         disk = f", {facts['free_bytes'] / _GIB:.0f} GiB free in run.dir" if facts["free_bytes"] is not None else ""
         return (
             f"{self.address} ({', '.join(offers)}): Ray {facts['Ray']}, Python {facts['Python']}, caco_ray {facts['caco_ray']}{sandbox}, "
-            f"/dev/shm {facts['shm_bytes'] / _GIB:.1f} GiB{disk}"
+            f"/dev/shm {facts['shm_bytes'] / _GIB:.2f} GiB{disk}"
         )
 
 
@@ -132,7 +132,7 @@ def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[No
     folder.write(f"{marker}/driver", b"")
     try:
         cloudpickle.register_pickle_by_value(node_look)
-        task = ray.remote(node_look.look).options(num_cpus=0, max_retries=0)
+        task = ray.remote(num_cpus=0, max_retries=0)(node_look.look)
         answers = {}
         for node in nodes:
             there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))

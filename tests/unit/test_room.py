@@ -84,3 +84,14 @@ def test_without_room_for_one_it_stops(cluster: tuple[list[Place], list[list[dic
         "solve needs engines 2 x (2 CPUs, 2 GPUs); no node is large enough for one (the most that a node has: 3 CPUs, 0 GPUs)",
     ]
     assert requests[-2:] == [[SANDBOXES.each, ENGINES.each], []]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_real_cluster_is_asked_for_more() -> None:
+    said: list[str] = []
+    few = make_room("scale", [Pool("sandboxes", 1, 0, 0, 3)], ClusterConfig(wait_for_nodes_s=1), said.append)
+    assert few == {"sandboxes": 2} and len(said) == 2
+    assert make_room("scale", [Pool("sandboxes", 1, 0, 0, 2)], ClusterConfig(wait_for_nodes_s=1), said.append) == {"sandboxes": 2}
+    labelled = Pool("engines", 1, 0, 0, 1, {"pool": "gpu"})
+    with pytest.raises(ClusterError, match=r"scale: room for 0 of engines 1 x \(1 CPUs\) on pool=gpu; give fewer"):
+        make_room("scale", [labelled], ClusterConfig(wait_for_nodes_s=0.1), said.append)
