@@ -1,10 +1,13 @@
 """The memory of GPUs as `nvidia-smi` tells it: a script in its place answers in its format."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from caco_ray.config import VllmModel
+from caco_ray.engines import build_engine
 from caco_ray.engines.devices import Device, visible_devices, wait_for_memory
 from caco_ray.errors import ModelError
 
@@ -59,3 +62,13 @@ def test_slices_and_no_devices_are_left_to_vllm(driver: Path, monkeypatch: pytes
 def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert visible_devices() == []
+
+
+def test_no_model_is_loaded_beside_what_holds_the_device(
+    driver: Path, smollm2: Path, small_vllm: Callable[..., VllmModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caco_ray.engines.vllm._HANDOVER_S", 0)
+    monkeypatch.setattr("caco_ray.engines.vllm._device_bytes", lambda model: 80 << 30)
+    monkeypatch.setattr("caco_ray.engines.vllm._start", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ModelError, match=r"GPU GPU-b .* held by pid 4711"):
+        build_engine(small_vllm(gpus=1), path=str(smollm2), seed=0)
