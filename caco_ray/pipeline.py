@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain, islice
 
 from caco_ray.config import Config, TrainingConfig, VllmModel
@@ -284,6 +285,7 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
     from caco_ray.cluster import check_room
     from caco_ray.handover import wait_for_gpus
     from caco_ray.needs import pools
+    from caco_ray.training.remote import train_remote
     from caco_ray.training.trainer import train_model
 
     workers = training.workers
@@ -292,11 +294,11 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
     wait_for_gpus(stage, workers * training.gpus_per_worker, run.config.cluster)
     started, folder = time.monotonic(), run.claim(stage)
     with StageBar(run.console, label(stage, run.number), 1, "steps") as bar:
-        result = train_model(
+        train = partial(train_model, output_dir=folder.local_path) if folder.is_local else partial(train_remote, output=folder)
+        result = train(
             training,
             base=str(run.model_path(base)),
             data=data,
-            output_dir=folder.local_path,
             on_step=lambda step: bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"),
         )
     run.close(stage, started, metrics=asdict(result))

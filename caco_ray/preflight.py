@@ -11,6 +11,7 @@ from caco_ray.prompts import Role, prompt_name
 from caco_ray.rounds import places
 from caco_ray.run import Run
 from caco_ray.stages import filters
+from caco_ray.store import Folder
 from caco_ray.training.base import check_base
 
 # Stage, role of its prompt, key under `models`.
@@ -45,7 +46,7 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
                 _check_served(run, f"models.{key}", model)
     for stage, training, base in _trained(config):
         if stage in wanted:
-            _check_training(run, stage, training, base)
+            _check_training(stage, training, base)
     for number, stage in places(config.rounds):
         if stage in on:
             run.round(number).is_done(stage)
@@ -104,14 +105,9 @@ def _check_lengths(key: str, model: ModelConfig, sampling_key: str, sampling: Sa
         )
 
 
-def _check_training(run: Run, stage: str, training: TrainingConfig, base: str) -> None:
+def _check_training(stage: str, training: TrainingConfig, base: str) -> None:
     if not training.enabled:
         return
-    if not run.folder.is_local:
-        raise ConfigError(
-            f"run.dir={run.folder}: {stage} needs a folder that all nodes mount; give one, or "
-            f"training.{stage.removeprefix('train_')}.enabled=false and models that are trained already"
-        )
     key = "models.base" if stage == "train_codegen" else "models.student"
     if not _is_elsewhere(key, base):
         check_base(base)
@@ -137,8 +133,12 @@ def _check_own(run: Run, key: str, path: str) -> None:
 
 
 def _is_elsewhere(key: str, path: str) -> bool:
-    """Whether the model is not a folder that could be looked at now: it comes with the package, or from each node's hub cache."""
+    """Whether the model is not a folder that could be looked at now: it comes with the package, from each node's hub cache, or by URL."""
     if path == "embedded":
+        return True
+    if "://" in path:
+        if not Folder(path).exists("adapter_config.json" if key.endswith(".lora") else "config.json"):
+            raise ConfigError(f"{key}={path}: holds no model; give the folder that save_pretrained wrote")
         return True
     if path.startswith("run:") or Path(path).is_absolute():
         return False

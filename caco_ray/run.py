@@ -184,7 +184,8 @@ class Run:
             folder = self.stage_folder(f"train_{path.removeprefix('run:')}")
             if not is_closed(folder):
                 raise ModelError(f"model {path}: this run has not trained it (no {folder}/_SUCCESS); run the training stage first")
-            return str((folder / "model").local_path)
+            model_folder = folder / "model"
+            return str(model_folder.local_path) if folder.is_local else model_folder.url
         return path
 
     @cached_property

@@ -7,6 +7,8 @@ from typing import Any
 
 from caco_ray.config import VllmModel
 from caco_ray.errors import ConfigError, ModelError
+from caco_ray.store import Folder
+from caco_ray.store.transfer import fetch_folder, node_cache
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
@@ -39,7 +41,17 @@ def check_model(model: VllmModel, path: str) -> Path:
 
 
 def find_folder(path: str, revision: str | None) -> Path:
-    """Raises ModelError where neither a folder nor the local hub cache has the model."""
+    """A folder, the local hub cache's copy of a hub id, or this node's copy of what an URL names, fetched on first use.
+
+    Raises:
+        ModelError: none of them has the model.
+        StorageError: the object store fails, or the node's disk has no room.
+    """
+    if "://" in path:
+        try:
+            return fetch_folder(Folder(path), node_cache())
+        except FileNotFoundError:
+            raise ModelError(f"{path}: no such folder in the object store; give the folder that holds config.json and weights") from None
     folder = Path(path)
     if folder.is_dir():
         return folder

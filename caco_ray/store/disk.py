@@ -60,6 +60,20 @@ class Disk:
             raise
         _sync_folder(os.path.dirname(path))
 
+    def put(self, path: str, local: str) -> None:
+        folder, name = os.path.split(path)
+        _make_folder(folder)
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            shutil.copyfile(local, temporary)
+            os.replace(temporary, path)
+        finally:
+            _discard(temporary)
+        _sync_folder(folder)
+
+    def get(self, path: str, local: str) -> None:
+        shutil.copyfile(path, local)
+
     def create(self, path: str, data: bytes) -> bool:
         """See `Folder.create`.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from caco_ray.errors import StorageError
 from caco_ray.store.disk import Disk
@@ -26,12 +27,12 @@ class Folder:
         self.url = str(url).rstrip("/")
         protocol = self.url.split("://")[0] if "://" in self.url else "file"
         try:
-            driver, self._root = fsspec.core.url_to_fs(self.url, **(options(protocol) if protocol not in ("file", "local") else {}))
+            self._driver, self._root = fsspec.core.url_to_fs(self.url, **(options(protocol) if protocol not in ("file", "local") else {}))
         except (ValueError, ImportError) as error:
             extra = "; pip install 'caco_ray[s3]'" if protocol in ("s3", "s3a") else ""
             raise StorageError(f"{self.url}: no such storage ({error}){extra}") from error
-        self.is_local = isinstance(driver, LocalFileSystem)
-        self._files: Disk | Objects = Disk() if self.is_local else Objects(driver, protocol)
+        self.is_local = isinstance(self._driver, LocalFileSystem)
+        self._files: Disk | Objects = Disk() if self.is_local else Objects(self._driver, protocol)
 
     def __truediv__(self, name: str) -> "Folder":
         return Folder(f"{self.url}/{name}")
@@ -99,6 +100,29 @@ class Folder:
         """Write a whole file or nothing, over what was there."""
         with storage_errors(f"{self.url}/{name}", writing=True):
             self._files.write(self._path(name), data)
+
+    def put(self, name: str, local: Path) -> None:
+        """Write a whole file or nothing, from a file of any size on this machine."""
+        with storage_errors(f"{self.url}/{name}", writing=True):
+            self._files.put(self._path(name), str(local))
+
+    def get(self, name: str, local: Path) -> None:
+        """Copy a file of any size to this machine.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with storage_errors(f"{self.url}/{name}"):
+            self._files.get(self._path(name), str(local))
+
+    def versions(self) -> dict[str, str]:
+        """All files, those of sub-folders too, by name relative to this folder; a text that changes when the file does."""
+        with storage_errors(self.url):
+            return {path.removeprefix(f"{self._root}/"): self._driver.ukey(path) for path in sorted(self._driver.find(self._root))}
+
+    def for_arrow(self) -> tuple[FileSystem, str]:
+        """The same folder for libraries that take a file system of Arrow's and a path on it."""
+        return PyFileSystem(FSSpecHandler(self._driver)), self._root
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file unless the name is taken; says whether the file is now this one, and so whether this writer was first.

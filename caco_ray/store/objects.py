@@ -61,6 +61,12 @@ class Objects:
     def write(self, path: str, data: bytes) -> None:
         self._driver.pipe_file(path, data)
 
+    def put(self, path: str, local: str) -> None:
+        self._driver.put_file(local, path)
+
+    def get(self, path: str, local: str) -> None:
+        self._driver.get_file(path, local)
+
     def create(self, path: str, data: bytes) -> bool:
         """See `Folder.create`.
 

@@ -12,6 +12,7 @@
     sources.py      data sets to train on; examples.py their rows as sequences; data.py sequences -> tokens.arrow
     prepare.py      checks before the first step, and the result after the last
     trainer.py      train_model: on Ray Train; the only module that imports ray.train
+    remote.py       train_remote: the same into an object store, for nodes that share no disk
     torchrun.py     train_here: on the ranks of torchrun
     job.py          jobs/train.py; job_config.py its configuration
 """

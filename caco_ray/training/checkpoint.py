@@ -89,8 +89,9 @@ def save_state(engine: Any, folder: Path, step: int, totals: Totals) -> None:
 
 
 @contextmanager
-def loadable(folder: Path | None, scratch: Path) -> Iterator[Loadable | None]:
-    """`folder` as it is, or converted in `scratch` (seen by all ranks) where another number of ranks wrote it. A collective."""
+def loadable(folder: Path | None, scratch: Path, shared_disk: bool = True) -> Iterator[Loadable | None]:
+    """`folder` as it is, or converted in `scratch` (seen by all ranks, or by those of a node) where another number of ranks wrote it.
+    A collective."""
     if folder is None:
         yield None
         return
@@ -99,12 +100,13 @@ def loadable(folder: Path | None, scratch: Path) -> Iterator[Loadable | None]:
         yield Loadable(folder)
         return
     converted = scratch / "universal"
-    if dist.get_rank() == 0:
+    converts = (dist.get_rank() if shared_disk else int(os.environ["LOCAL_RANK"])) == 0
+    if converts:
         _convert(folder, converted)
     dist.barrier()
     yield Loadable(converted, _UNIVERSAL_TAG, universal=True)
     dist.barrier()
-    if dist.get_rank() == 0:
+    if converts:
         shutil.rmtree(converted)
 
 

@@ -38,7 +38,7 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
     torch.manual_seed(training.seed)
     file = TokenFile(config.tokens)
     plan, heldout = _plan(config, file), np.flatnonzero(file.heldout)
-    with checkpoints.latest() as folder, loadable(folder, output) as checkpoint:
+    with checkpoints.latest() as folder, loadable(folder, output, config.shared_disk) as checkpoint:
         stepper = Stepper(config, file, plan, checkpoint)
     writer = ProgressWriter(output, stepper.done) if dist.get_rank() == 0 else None
     while stepper.done < plan.steps and not _is_over(config, stepper):

@@ -16,8 +16,9 @@ from caco_ray.training.base import check_base, check_vocabulary, load_tokenizer,
 from caco_ray.training.data import TOO_LONG, write_tokens
 from caco_ray.training.types import TokenStats, TrainingData, TrainLoopConfig, TrainResult
 
-_RESULT_FILE = "result.json"
-_WORK_FOLDER = "work"
+RESULT_FILE = "result.json"
+SKIPPED_FILE = "skipped.jsonl"
+WORK_FOLDER = "work"
 _SPARE_MB = 100  # for the tokens and everything small
 _STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
 _ADAPTER_STATE_BYTES = 2 / 2  # the weights, which stay; what belongs to the adapters is small beside them
@@ -45,15 +46,19 @@ class Prepared:
             UserError: what stopped the training.
         """
         output = Path(self.config.output_dir)
-        body = json.loads((output / _RESULT_FILE).read_text())
+        body = json.loads((output / RESULT_FILE).read_text())
         if "user_error" in body:
-            (output / _RESULT_FILE).unlink()
+            (output / RESULT_FILE).unlink()
             raise UserError(body["user_error"])
-        result = replace(TrainResult(**body), skipped_too_long=self.stats.skipped.get(TOO_LONG, 0))
+        result = self.counted(TrainResult(**body))
         write_result(self.config, asdict(result))
-        (self.work / "skipped.jsonl").replace(output / "skipped.jsonl")
+        (self.work / SKIPPED_FILE).replace(output / SKIPPED_FILE)
         _remove(self.work)
         return result
+
+    def counted(self, result: TrainResult) -> TrainResult:
+        """With what was left out before the loop began."""
+        return replace(result, skipped_too_long=self.stats.skipped.get(TOO_LONG, 0))
 
 
 def _remove(work: Path) -> None:
@@ -64,8 +69,8 @@ def _remove(work: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], output_dir: Path) -> Prepared:
-    """Check base and disk, tokenise the data.
+def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], output_dir: Path, *, shared_disk: bool = True) -> Prepared:
+    """Check base and disk, tokenise the data. Without a shared disk the room is a matter of the nodes that train (`check_disk`).
 
     Raises:
         ModelError: `base` is not a model folder.
@@ -74,33 +79,36 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     """
     folder = check_base(base)
     tokenizer = load_tokenizer(folder)
-    work = output_dir / _WORK_FOLDER
+    work = output_dir / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     check_vocabulary(folder, tokenizer)
     _check_liger(training)
-    _check_disk(training, folder, output_dir)
+    if shared_disk:
+        check_disk(training, folder, output_dir)
     tokens = work / "tokens.arrow"
     try:
         stats = write_tokens(data, tokenizer, training, tokens)
     except OSError as error:
         raise StorageError(f"{work}: {explain(error)}") from error
-    _check_disk(training, folder, output_dir)  # the tokens of a large data set take room too
+    if shared_disk:
+        check_disk(training, folder, output_dir)  # the tokens of a large data set take room too
     names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
     weights = tuple(entry.weight for entry in data)
-    config = TrainLoopConfig(training, str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()), weights, names)
+    places = (str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()))
+    config = TrainLoopConfig(training, *places, weights, names, shared_disk)
     return Prepared(config, work, _fingerprint(config, folder, tokens), stats)
 
 
 def read_result(output_dir: Path) -> TrainResult | None:
     """Of a finished training; None where there is none."""
-    path = output_dir / _RESULT_FILE
-    if not path.exists() or (output_dir / _WORK_FOLDER).exists():
+    path = output_dir / RESULT_FILE
+    if not path.exists() or (output_dir / WORK_FOLDER).exists():
         return None
     return TrainResult(**json.loads(path.read_text()))
 
 
 def write_result(config: TrainLoopConfig, body: dict[str, Any]) -> None:
-    path = Path(config.output_dir) / _RESULT_FILE
+    path = Path(config.output_dir) / RESULT_FILE
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(body, indent=1) + "\n")
     partial.replace(path)
@@ -123,7 +131,8 @@ def _check_liger(training: TrainingConfig) -> None:
         raise ModelError("training liger=true needs the package liger-kernel: install the extra `liger`, or leave it off")
 
 
-def _check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
+def check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
+    """Raises StorageError where the disk is too small for the export and the checkpoints."""
     exports = 2.0 if training.early_stop_after else 1.0  # a better model is written before the one before it goes
     state = _ADAPTER_STATE_BYTES if training.lora else _STATE_BYTES
     copies = exports + (state * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)

@@ -7,24 +7,24 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 import contextlib
 import json
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray.train
+from ray.exceptions import RayTaskError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import CacoError, UserError
 from caco_ray.metrics import TRAINING
 from caco_ray.store import Folder
 from caco_ray.telemetry import exported
-from caco_ray.training.checkpoint import KEEP, NoCheckpoints
+from caco_ray.training.checkpoint import KEEP, Checkpoints, NoCheckpoints
 from caco_ray.training.prepare import prepare, write_result
 from caco_ray.training.progress import following
 from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
@@ -57,27 +57,29 @@ def train_model(
     prepared = prepare(training, base, data, output_dir)
     storage = storage_dir or str(prepared.work.absolute())
     forget_torn_note(Folder(storage) / prepared.name)
-    trainer = _ray_trainer(prepared.config, storage, prepared.name)
-    with following(output_dir, on_step), _one_line_errors():
-        _fit(trainer)
+    run = RunConfig(name=prepared.name, storage_path=storage)
+    with following(output_dir, on_step):
+        fit(_train_worker, {"config": prepared.config}, prepared.config, run)
     return prepared.finish()
 
 
-def _fit(trainer: TorchTrainer) -> None:
-    """Run it in a thread of its own: on the main thread Ray takes Ctrl-C over, for good, and ends the process with exit code 0.
+def fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> None:
+    """Call `worker(given)` on each rank. `run` names the training and its storage: the same ones continue.
 
-    After Ctrl-C nobody waits for the thread, which may never learn that Ray is gone; the workers end with Ray.
+    Ray Train's own driver is a task of this node: in this process it would take Ctrl-C over, for good, and end with exit code 0.
     """
-    result: Future[object] = Future()
-    threading.Thread(target=_settle, args=(result, trainer), daemon=True).start()
-    result.result()
-
-
-def _settle(result: "Future[object]", trainer: TorchTrainer) -> None:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    task = ray.remote(num_cpus=0, max_retries=_MAX_FAILURES, scheduling_strategy=here)(_fit)
     try:
-        result.set_result(trainer.fit())
-    except BaseException as error:  # raised again where the result is awaited
-        result.set_exception(error)
+        ray.get(task.remote(worker, given, config, run))
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> None:
+    """Raises CacoError, in one line."""
+    with _one_line_errors():
+        _ray_trainer(worker, given, config, run).fit()
 
 
 def forget_torn_note(run: Folder) -> None:
@@ -93,37 +95,38 @@ def forget_torn_note(run: Folder) -> None:
         run.delete("")
 
 
-def _ray_trainer(config: TrainLoopConfig, storage: str, name: str) -> TorchTrainer:
+def _ray_trainer(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> TorchTrainer:
     training = config.training
     resources = {"CPU": float(training.cpus_per_worker)} | ({"GPU": 1.0} if training.gpus_per_worker else {})
+    run.failure_config = FailureConfig(
+        max_failures=_MAX_FAILURES if training.checkpoint_every_steps else 0, controller_failure_limit=_MAX_STARTS
+    )
+    run.checkpoint_config = CheckpointConfig(num_to_keep=KEEP)
+    run.worker_runtime_env = {"env_vars": {"DS_ACCELERATOR": config.device}}
     return TorchTrainer(
-        _train_worker,
-        train_loop_config={"config": config},
+        worker,
+        train_loop_config=given,
         scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=bool(training.gpus_per_worker), resources_per_worker=resources),
-        run_config=RunConfig(
-            name=name,  # the same name in the same storage continues
-            storage_path=storage,
-            failure_config=FailureConfig(
-                max_failures=_MAX_FAILURES if training.checkpoint_every_steps else 0, controller_failure_limit=_MAX_STARTS
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
-            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": config.device}},
-        ),
+        run_config=run,
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
     )
 
 
-def _train_worker(loop_config: dict[str, Any]) -> None:
-    from caco_ray.training.loop import train_loop  # imports torch: the driver has no need of it
-
-    config: TrainLoopConfig = loop_config["config"]
-    checkpoints = RayCheckpoints() if config.training.checkpoint_every_steps else NoCheckpoints()
-    try:
-        result: dict[str, Any] = asdict(train_loop(config, checkpoints, Gauges(Path(config.output_dir).name).set))
-    except UserError as error:  # the data's fault, not a worker's: no restart would help, so it is a result
-        result = {"user_error": str(error)}
+def _train_worker(given: dict[str, Any]) -> None:
+    config: TrainLoopConfig = given["config"]
+    result = run_worker(config, RayCheckpoints(), Gauges(Path(config.output_dir).name).set)
     if ray.train.get_context().get_world_rank() == 0:
         write_result(config, result)
+
+
+def run_worker(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Callable[[Step], None]) -> dict[str, Any]:
+    """The loop on this rank: fields of a `TrainResult`, or what the user must know."""
+    from caco_ray.training.loop import train_loop  # imports torch: the driver has no need of it
+
+    try:
+        return asdict(train_loop(config, checkpoints if config.training.checkpoint_every_steps else NoCheckpoints(), on_step))
+    except UserError as error:  # the data's fault, not a worker's: no restart would help, so it is a result
+        return {"user_error": str(error)}
 
 
 class Gauges:

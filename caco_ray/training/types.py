@@ -24,7 +24,8 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
-    """One worker's whole knowledge; the same on every rank. The paths are on a disk that all workers see."""
+    """One worker's whole knowledge; the same on every rank. The paths are on a disk that all workers see, or with `shared_disk` false on
+    one of each node."""
 
     training: TrainingConfig
     base: str  # model folder
@@ -32,6 +33,7 @@ class TrainLoopConfig:
     output_dir: str  # gets `model/`, `progress.jsonl` and `tensorboard/`
     weights: tuple[float, ...] = (1.0,)  # of the data sets, in the order of the tokens' `source`
     data: tuple[str, ...] = ()  # their names and fingerprints, for the model card
+    shared_disk: bool = True
 
     @property
     def device(self) -> str:

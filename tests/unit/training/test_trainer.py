@@ -45,7 +45,7 @@ def local_ray() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=RUNTIME)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=RUNTIME)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
