@@ -39,6 +39,8 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
         UserError: one line: what is wrong, where, what to do.
     """
     config = run.config
+    if config.run.dir.startswith("memory:"):
+        raise ConfigError(f"run.dir={config.run.dir}: the memory of one process, which workers do not see; give a disk or an object store")
     check_values(config, wanted)
     for stage, _, key in _SERVED:
         if stage in wanted:

@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         ("quickstart", ["training.codegen.enabled=false"], r"models\.sampler\.path=run:codegen: this run does not train it"),
         ("quickstart", ["models.solve.path=run:other"], r"models\.solve\.path=run:other: a run trains run:codegen and run:student"),
         ("quickstart", ["model@models.evaluate=openai"], r"models\.evaluate\.engine=openai: cannot serve what this run trains"),
-        ("quickstart", ["run.dir=memory://run"], r"run\.dir=memory://run: train_codegen needs a folder that all nodes mount"),
+        ("quickstart", ["run.dir=memory://run"], r"run\.dir=memory://run: the memory of one process, which workers do not see"),
         ("fake", ["models.solve.max_model_len=2048"], r"solve\.sampling\.max_tokens=2048: leaves no room for a prompt in models\.solve"),
         ("quickstart", ["models.judge.lora=/", "judge.enabled=true"], r"/: not a LoRA adapter"),
         ("fake", ["select.evaluation_paths=[/not/there.jsonl]"], r"/not/there\.jsonl: cannot be read"),
