@@ -131,11 +131,11 @@ def _check_liger(training: TrainingConfig) -> None:
         raise ModelError("training liger=true needs the package liger-kernel: install the extra `liger`, or leave it off")
 
 
-def check_disk(training: TrainingConfig, base: Path, output_dir: Path) -> None:
-    """Raises StorageError where the disk is too small for the export and the checkpoints."""
+def check_disk(training: TrainingConfig, base: Path, output_dir: Path, checkpoints: int = _KEPT_CHECKPOINTS) -> None:
+    """Raises StorageError where the disk is too small for the export and so many checkpoints."""
     exports = 2.0 if training.early_stop_after else 1.0  # a better model is written before the one before it goes
     state = _ADAPTER_STATE_BYTES if training.lora else _STATE_BYTES
-    copies = exports + (state * _KEPT_CHECKPOINTS if training.checkpoint_every_steps else 0)
+    copies = exports + (state * checkpoints if training.checkpoint_every_steps else 0)
     needed_mb, free_mb = _SPARE_MB + (int(copies * 1.1 * weight_bytes(base)) >> 20), shutil.disk_usage(output_dir).free >> 20
     if free_mb < needed_mb:
         what = "the model and its checkpoints" if training.checkpoint_every_steps else "the model"

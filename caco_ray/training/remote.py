@@ -99,7 +99,7 @@ def _furnish(config: TrainLoopConfig, output: Folder, place: Path, with_curve: b
     """Put what the ranks of this node need into `place`."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    check_disk(config.training, check_base(config.base), place)
+    check_disk(config.training, check_base(config.base), place, checkpoints=1)  # the one that is being sent
     (output / WORK_FOLDER).get(_TOKENS, place / _TOKENS)
     if not with_curve:
         return
