@@ -78,14 +78,15 @@ def count_rows(table: pa.Table, rows_in: int, fan_out: int) -> Totals:
         raise StageContractError(f"{table.num_rows} rows came out of {rows_in} x {fan_out}: a stage lost or doubled rows")
     if pc.count_distinct(table["row_id"]).as_py() != table.num_rows:
         raise StageContractError("a row_id appears twice in one shard")
-    quarantined = table.num_rows - table["infra_error"].null_count
-    healthy = table.filter(pc.is_null(table["infra_error"]))
-    reasons = Counter(reason for reason in healthy["reject_reason"].to_pylist() if reason is not None)
+    reasons, quarantined = table["reject_reason"], table.num_rows - table["infra_error"].null_count
+    if quarantined:  # they count as that, whatever else is said of them
+        reasons = reasons.filter(pc.is_null(table["infra_error"]))
+    rejected = {count["values"]: count["counts"] for count in pc.value_counts(reasons.drop_null()).to_pylist()}
     return Totals(
         rows_in=rows_in,
         rows=table.num_rows,
-        kept=healthy.num_rows - reasons.total(),
-        rejected=dict(reasons),
+        kept=reasons.null_count,
+        rejected=rejected,
         quarantined=quarantined,
         sums=_sums(table),
     )
