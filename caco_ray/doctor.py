@@ -14,7 +14,7 @@ from caco_ray.errors import CacoError
 PACKAGES = ("ray", "pyarrow", "transformers", "torch", "deepspeed", "hydra-core", "math-verify")
 MIN_DISK_GB = 5.0
 MIN_SHM_GB = 0.5
-MIN_MEMORY_GB = 8.0
+MIN_MEMORY_GB = 12.0  # the quickstart's peak is 9
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield from _packages()
     yield _engine()
     yield _gpus()
+    yield _compiler()
     yield _embedded()
     yield _sandbox()
     yield from _room(folder)
@@ -60,6 +61,13 @@ def _gpus() -> Check:
         listed = []
     text = f"{len(listed)} x {listed[0]}" if listed else "none: models run on the CPU (profile=quickstart)"
     return Check("gpu", bool(listed), text, needed=False)
+
+
+def _compiler() -> Check:
+    """torch and DeepSpeed compile small CPU kernels when they run."""
+    name = os.environ.get("CXX", "g++")
+    found = shutil.which(name)
+    return Check("C++ compiler", found is not None, found or f"no {name}", "install g++, or name another with CXX")
 
 
 def _embedded() -> Check:

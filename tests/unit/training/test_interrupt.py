@@ -1,4 +1,4 @@
-"""Ctrl-C while a run trains, and after it has trained (Ray Train takes the signal over where it can)."""
+"""Ctrl-C while a run trains: Ray Train takes the signal over where it can."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ def stopped_when(made: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
         [sys.executable, str(ROOT / "jobs/run.py"), *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while not _has_something(made):
+    while not (made.exists() and made.stat().st_size):
         assert run.poll() is None and time.monotonic() < deadline, run.stderr and run.stderr.read()
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
@@ -23,20 +23,13 @@ def stopped_when(made: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
     return run.returncode, errors
 
 
-def _has_something(path: Path) -> bool:
-    return any(path.glob("*.json")) if path.is_dir() else path.exists() and path.stat().st_size > 0
-
-
-def test_ctrl_c_in_and_after_a_training(base: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_training(base: Path, tmp_path: Path) -> None:
     training = ("enabled=true", "epochs=20", "batch_rows=8", "micro_batch_rows=8", "workers=1", "gpus_per_worker=0", "cpus_per_worker=1")
     arguments = (
         "profile=fake",
-        "until=scale",
+        "until=train_codegen",
         f"run.dir={tmp_path}",
         "seeds.limit=16",
-        "scale.samples=40",
-        "scale.shard_rows=10",
-        "models.sampler.seconds_per_token=0.01",
         f"models.base={base}",
         *(f"training.codegen.{setting}" for setting in training),
     )
@@ -44,6 +37,3 @@ def test_ctrl_c_in_and_after_a_training(base: Path, tmp_path: Path) -> None:
     code, errors = stopped_when(codegen / "progress.jsonl", arguments)
     assert code == 130 and "the same command goes on" in errors
     assert not (codegen / "_SUCCESS").exists()
-    code, errors = stopped_when(tmp_path / "programs" / "manifest", arguments)
-    assert code == 130 and "the same command goes on" in errors
-    assert (codegen / "_SUCCESS").exists()
