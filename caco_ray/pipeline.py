@@ -274,7 +274,7 @@ def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) 
         return target.standing({shard: entry.totals.kept for shard, entry in committed(folder).items()})
 
     while (at := standing()).outcome is None:
-        run.say("scale", f"round {at.rounds}: {at.kept:,} of {target.accept:,} programs kept, sampling up to {at.samples:,}")
+        run.say("scale", f"pass {at.rounds}: {at.kept:,} of {target.accept:,} programs kept, sampling up to {at.samples:,}")
         run.run_stage("scale", replace(source, samples=at.samples), PROGRAM, operators, RoundFolder(folder.url))
     totals = DatasetWriter(folder, run.info("scale", at.shards), PROGRAM).close(time.monotonic() - started)
     return f"{target.describe(at)}; {_counts(totals)}"
