@@ -66,7 +66,9 @@ def _connect(config: ClusterConfig) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a bare one where its node does not start within 30 s
+        if type(error) is not Exception and not isinstance(error, ConnectionError | ValueError | RuntimeError):
+            raise
         raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({_reason(error)})") from error
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from caco_ray.store import Dataset, Folder
-from tests.unit.conftest import Door, door, s3  # noqa: F401  # fixtures
-from tests.unit.training.conftest import base  # noqa: F401
+from tests.s3_server import Door
+from tests.unit.training.conftest import base  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = ("enabled=true", "max_steps=3", "batch_rows=8", "micro_batch_rows=8", "workers=1", "gpus_per_worker=0", "cpus_per_worker=1")

@@ -17,7 +17,7 @@ from caco_ray.errors import ModelError, UserError
 from caco_ray.store import Folder
 from caco_ray.training.remote import train_remote
 from caco_ray.training.types import Step
-from tests.unit.conftest import Door
+from tests.s3_server import Door
 from tests.unit.training.conftest import made_up, settings
 from tests.unit.training.test_trainer import QUIET, RUNTIME
 

@@ -73,11 +73,3 @@ def door() -> Iterator[Door]:
 def s3(door: Door, request: pytest.FixtureRequest) -> Folder:
     """An empty folder of its own on the server."""
     return Folder(f"s3://{BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
-
-
-@pytest.fixture(params=["disk", "memory", "s3"])
-def folder(request: pytest.FixtureRequest, tmp_path) -> Folder:
-    """An empty folder on each kind of storage."""
-    if request.param == "s3":
-        return request.getfixturevalue("s3")
-    return Folder(str(tmp_path / "ds")) if request.param == "disk" else Folder(f"memory://{tmp_path.name}/ds")
