@@ -22,14 +22,13 @@ from caco_ray.rounds import REPEATED, label, places
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SELECTED, SHIPPED, SOLUTION, Row
 from caco_ray.source import Joined, KeptRows, Mapped, SampleRange, Source
+from caco_ray.stage_config import EXECUTES, ROLES
 from caco_ray.stages.assemble import shipped_row
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import is_closed
 from caco_ray.target import Target
 
 # Whose columns `<role>_...` a stage fills itself, and which stages run programs.
-ROLES = {"unify": "unify", "scale": "sample", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "solve"}
-EXECUTES = ("unify", "scale")
 
 
 @dataclass(frozen=True)

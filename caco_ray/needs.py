@@ -7,14 +7,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-from caco_ray.config import STAGES, Config, ModelConfig, TrainingConfig, VllmModel
+from caco_ray.config import STAGES, Config, VllmModel
 from caco_ray.operators import executor
 from caco_ray.placement import selector
 from caco_ray.room import Pool
+from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, model_of, training_of
 
-_MODELS = {"scale": "sampler", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "evaluate"}
-_TRAININGS = {"train_codegen": "codegen", "train_student": "student"}
-_SANDBOXES = ("unify", "scale")
+_MODELS = {stage: key for stage, key in MODELS.items() if stage != "unify"}
 
 
 def stages_of(config: Config) -> tuple[str, ...]:
@@ -27,21 +26,21 @@ def stages_of(config: Config) -> tuple[str, ...]:
 
 
 def runs_programs(stages: Iterable[str]) -> bool:
-    return any(stage in _SANDBOXES for stage in stages)
+    return any(stage in EXECUTES for stage in stages)
 
 
 def pools(config: Config, stage: str) -> list[Pool]:
     """The actors of a stage that hold cores, GPUs or memory."""
     found = []
     if stage in _MODELS:
-        model = _model(config, stage)
+        model = model_of(config, stage)
         found.append(Pool(f"models.{_MODELS[stage]}", model.cpus, model.gpus, 0, model.replicas))
-    if stage in _SANDBOXES:
+    if stage in EXECUTES:
         box = executor(config.sandbox, check_determinism=False)
         found.append(Pool("sandbox", box.cpus, box.gpus, box.memory_mb, box.actors))
-    if stage in _TRAININGS:
-        training = _training(config, stage)
-        found.append(Pool(f"training.{_TRAININGS[stage]}", training.cpus_per_worker, training.gpus_per_worker, 0, training.workers))
+    if stage in TRAININGS:
+        training = training_of(config, stage)
+        found.append(Pool(f"training.{TRAININGS[stage]}", training.cpus_per_worker, training.gpus_per_worker, 0, training.workers))
     return [replace(pool, labels=selector(config.cluster, pool.gpus)) for pool in found]
 
 
@@ -49,10 +48,10 @@ def drives_gpus(config: Config, stages: Iterable[str]) -> list[str]:
     """Keys of what computes on real GPUs. The fake engine only claims them."""
     users = []
     for stage in stages:
-        if stage in _MODELS and isinstance(model := _model(config, stage), VllmModel) and model.gpus:
+        if stage in _MODELS and isinstance(model := model_of(config, stage), VllmModel) and model.gpus:
             users.append(f"models.{_MODELS[stage]}")
-        if stage in _TRAININGS and _training(config, stage).gpus_per_worker:
-            users.append(f"training.{_TRAININGS[stage]}")
+        if stage in TRAININGS and training_of(config, stage).gpus_per_worker:
+            users.append(f"training.{TRAININGS[stage]}")
     return users
 
 
@@ -60,16 +59,6 @@ def model_folders(config: Config, stages: Iterable[str]) -> dict[str, tuple[str,
     """By key: the folder that a model is loaded from, and who loads it. Hub ids, and what the run itself makes, are left out."""
     found = {}
     for stage in stages:
-        if stage in _MODELS and isinstance(model := _model(config, stage), VllmModel) and os.path.isabs(model.path):
+        if stage in _MODELS and isinstance(model := model_of(config, stage), VllmModel) and os.path.isabs(model.path):
             found[f"models.{_MODELS[stage]}.path"] = model.path, pools(config, stage)[0]
     return found
-
-
-def _model(config: Config, stage: str) -> ModelConfig:
-    model: ModelConfig = getattr(config.models, _MODELS[stage])
-    return model
-
-
-def _training(config: Config, stage: str) -> TrainingConfig:
-    training: TrainingConfig = getattr(config.training, _TRAININGS[stage])
-    return training

@@ -7,22 +7,13 @@ from caco_ray.config import Config, ModelConfig, SamplingConfig, TrainingConfig,
 from caco_ray.engines.memory import check_cache
 from caco_ray.engines.model_folder import adapter_rank, check_model
 from caco_ray.errors import ConfigError
-from caco_ray.prompts import Role, prompt_name
+from caco_ray.prompts import prompt_name
 from caco_ray.rounds import places
 from caco_ray.run import Run
+from caco_ray.stage_config import MODELS, ROLES
 from caco_ray.stages import filters
 from caco_ray.store import Folder
 from caco_ray.training.base import check_base
-
-# Stage, role of its prompt, key under `models`.
-_SERVED: tuple[tuple[str, Role, str], ...] = (
-    ("unify", "unify", "unify"),
-    ("scale", "sample", "sampler"),
-    ("reverse", "reverse", "reverse"),
-    ("solve", "solve", "solve"),
-    ("judge", "judge", "judge"),
-    ("evaluate", "solve", "evaluate"),
-)
 
 
 def _sampling(config: Config, stage: str) -> tuple[str, SamplingConfig]:
@@ -42,7 +33,7 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     if config.run.dir.startswith("memory:"):
         raise ConfigError(f"run.dir={config.run.dir}: the memory of one process, which workers do not see; give a disk or an object store")
     check_values(config, wanted)
-    for stage, _, key in _SERVED:
+    for stage, key in MODELS.items():
         if stage in wanted:
             for model in _models(config, key):
                 _check_served(run, f"models.{key}", model)
@@ -61,12 +52,12 @@ def check_values(config: Config, wanted: Collection[str]) -> None:
         ConfigError: one line.
     """
     filters.check_names(config.filters.enabled)
-    for stage, role, key in _SERVED:
+    for stage, key in MODELS.items():
         if stage in wanted:
             model = getattr(config.models, key)
             _check_lengths(f"models.{key}", model, *_sampling(config, stage))
             try:
-                prompt_name(role, model.prompts)
+                prompt_name(ROLES[stage], model.prompts)
             except ConfigError as error:
                 raise ConfigError(f"models.{key}.{error}") from None
     if "evaluate" in wanted:

@@ -19,9 +19,10 @@ from rich.text import Text
 
 from caco_ray.config import Config, Strict
 from caco_ray.errors import RunDirError
-from caco_ray.ledger import EXECUTES, ROLES, Cost, Step, cost_of_row, place_of, read_config, shard_at, steps
+from caco_ray.ledger import Cost, Step, cost_of_row, place_of, read_config, shard_at, steps
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import Row
+from caco_ray.stage_config import EXECUTES, MODELS, ROLES
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
 
@@ -38,7 +39,6 @@ _TEXTS = {
     "assemble": ("instruction", "output", "answer"),
     "evaluate": ("question", "answer", "solution", "language_answer", "correct"),
 }
-_MODELS = {"unify": "unify", "scale": "sampler", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "evaluate"}
 
 
 class TraceConfig(Strict):
@@ -187,7 +187,7 @@ def _generation(config: Config, event: Event) -> Iterator[tuple[str, str]]:
     role, row = ROLES[event.step.stage], event.row
     sampling = config.sampling if event.step.stage == "scale" else getattr(config, event.step.stage).sampling
     settings = {name: value for name, value in sampling.model_dump().items() if value not in ((), {})}
-    yield "model", f"{row[f'{role}_model']} (models.{_MODELS[event.step.stage]}), prompt {row[f'{role}_prompt']}"
+    yield "model", f"{row[f'{role}_model']} (models.{MODELS[event.step.stage]}), prompt {row[f'{role}_prompt']}"
     yield "sampling", ", ".join(f"{name} {value}" for name, value in {**settings, "seed": row[f"{role}_seed"]}.items())
     yield "finish", f"{row[f'{role}_finish']} after {row[f'{role}_prompt_tokens']} + {row[f'{role}_tokens']} tokens"
 

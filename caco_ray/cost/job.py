@@ -12,7 +12,6 @@ from caco_ray.cost.measured import data_sets, measured
 from caco_ray.cost.plan import Prices, Seeds, make_plan
 from caco_ray.cost.rates import Rates, published, read_rates
 from caco_ray.cost.table import print_comparison, print_plan
-from caco_ray.cost.work import MODELS, TRAININGS
 from caco_ray.errors import RunDirError
 from caco_ray.fingerprint import settings
 from caco_ray.ledger import read_config
@@ -21,6 +20,7 @@ from caco_ray.report.files import read_json
 from caco_ray.run import FOLDERS
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.builtin import builtin_seeds
+from caco_ray.stage_config import MODELS, TRAININGS
 from caco_ray.store import Folder
 from caco_ray.store.dataset import SUCCESS_FILE, differences, is_closed
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from caco_ray.config import Config
 from caco_ray.cost.estimate import Estimate, Work, estimate_stage, estimate_training
 from caco_ray.cost.rates import Rates, StageRate, device_of
-from caco_ray.cost.work import MODELS, TRAININGS, model_of, training_of
 from caco_ray.errors import ConfigError
-from caco_ray.ledger import EXECUTES
 from caco_ray.rounds import bounded, label, places
+from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, model_of, training_of
 
 _DEVICES = {"gpu": "on GPUs", "cpu": "on CPU", "openai": "at an endpoint", "fake": "of the fake engine"}
 

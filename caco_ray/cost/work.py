@@ -1,20 +1,6 @@
 """What a config's models and trainings have to do with time: shared by those who measure and those who plan."""
 
-from caco_ray.config import Config, ModelConfig, TrainingConfig
-
-# Stage -> key under `models` or `training`.
-MODELS = {"unify": "unify", "scale": "sampler", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "evaluate"}
-TRAININGS = {"train_codegen": "codegen", "train_student": "student"}
-
-
-def model_of(config: Config, stage: str) -> ModelConfig:
-    model: ModelConfig = getattr(config.models, MODELS[stage])
-    return model
-
-
-def training_of(config: Config, stage: str) -> TrainingConfig:
-    training: TrainingConfig = getattr(config.training, TRAININGS[stage])
-    return training
+from caco_ray.config import ModelConfig, TrainingConfig
 
 
 def size_of(model: ModelConfig) -> int:

@@ -4,8 +4,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from caco_ray.training.types import Step
@@ -55,11 +56,15 @@ def read_progress(folder: Path) -> list[Step]:
 @contextmanager
 def following(folder: Path, on_step: Callable[[Step], None] | None) -> Iterator[None]:
     """Call `on_step` from a thread for the steps that appear in `folder` while the context is open."""
-    if on_step is None:
+    with nullcontext() if on_step is None else beside(partial(_follow, folder, on_step)):
         yield
-        return
+
+
+@contextmanager
+def beside(look: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `look` in a thread while the context is open; then its event is set and it is awaited."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(folder, on_step, stop), daemon=True)
+    thread = threading.Thread(target=look, args=(stop,), daemon=True)
     thread.start()
     try:
         yield

@@ -10,8 +10,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from caco_ray.store import Folder
 from caco_ray.store.transfer import fetch_folder, send_folder
 from caco_ray.training.base import check_base
 from caco_ray.training.prepare import RESULT_FILE, SKIPPED_FILE, WORK_FOLDER, Prepared, check_disk, prepare
-from caco_ray.training.progress import BOARD_FOLDER, FILE_NAME
+from caco_ray.training.progress import BOARD_FOLDER, FILE_NAME, beside
 from caco_ray.training.trainer import Gauges, RayCheckpoints, fit, run_worker
 from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
 
@@ -57,7 +58,7 @@ def train_remote(
         storage, path = work.for_arrow()
         run = RunConfig(name=prepared.name, storage_path=path, storage_filesystem=storage)
         given = {"config": replace(prepared.config, base=base), "name": prepared.name, "output": output}
-        with _following(work, on_step):
+        with contextlib.nullcontext() if on_step is None else beside(partial(_follow, work, on_step)):
             fit(_train_worker, given, prepared.config, run)
         return _finish(prepared, output)
 
@@ -152,27 +153,15 @@ class _SendingCheckpoints(RayCheckpoints):
         super().save(step, write)
 
 
-@contextlib.contextmanager
-def _following(work: Folder, on_step: Callable[[Step], None] | None) -> Iterator[None]:
-    """Call `on_step` from a thread with the newest step while the context is open."""
-    stop, shown = threading.Event(), 0
-
-    def follow() -> None:
-        nonlocal shown
-        while not stop.wait(_STEP_EVERY_S):
-            with contextlib.suppress(FileNotFoundError, StorageError):  # figures for people: another one comes
-                step = Step(**json.loads(work.read(_STEP)))
-                if on_step is not None and step.step > shown:
-                    shown = step.step
-                    on_step(step)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def _follow(work: Folder, on_step: Callable[[Step], None], stop: threading.Event) -> None:
+    """Call `on_step` with the newest step that rank 0 has sent."""
+    shown = 0
+    while not stop.wait(_STEP_EVERY_S):
+        with contextlib.suppress(FileNotFoundError, StorageError):  # figures for people: another one comes
+            step = Step(**json.loads(work.read(_STEP)))
+            if step.step > shown:
+                shown = step.step
+                on_step(step)
 
 
 def _json(body: dict[str, Any]) -> bytes:

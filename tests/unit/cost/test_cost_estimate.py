@@ -8,8 +8,8 @@ from caco_ray.config import Config, FakeModel, VllmModel
 from caco_ray.cost.estimate import Work, estimate_stage, estimate_training
 from caco_ray.cost.plan import Plan, Prices, Seeds, make_plan, sampled
 from caco_ray.cost.rates import EngineRate, Rates, StageRate, TrainRate, published
-from caco_ray.cost.work import MODELS
 from caco_ray.errors import ConfigError
+from caco_ray.stage_config import MODELS
 
 Compose = Callable[..., Config]
 SEEDS = Seeds(train=100, heldout=10, without_code=40)
