@@ -58,7 +58,7 @@ class TimedGenerate(Generate):
         super().__init__("sample", MODEL, path, sampling, 0)
         self._engine.generate([PROGRAM_TURN] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
         if skewed:
-            self._engine.__class__ = LongTenth  # type: ignore[assignment]
+            self._engine.__class__ = LongTenth
         note.write_text(json.dumps({"ready": time.time(), "startup_s": time.time() - started}))
 
 

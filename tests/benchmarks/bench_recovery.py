@@ -57,13 +57,14 @@ PATIENCE_S = 600
 
 def drive() -> None:
     """`jobs/run.py` whose engines and sandboxes note how many rows they begin."""
-    from caco_ray import operators
+    import caco_ray.operators
     from caco_ray.cli import run_job
     from caco_ray.schema import live
 
     log = os.environ[WORK_LOG]
+    operators: Any = caco_ray.operators
 
-    def counting(base: type) -> type:
+    def counting(base: Any) -> Any:
         class Counting(base):  # type: ignore[misc]
             def __call__(self, table: Any) -> Any:
                 with open(log, "a") as file:  # one short write: atomic
@@ -72,8 +73,8 @@ def drive() -> None:
 
         return Counting
 
-    operators.Generate = counting(operators.Generate)  # type: ignore[misc]
-    operators.Execute = counting(operators.Execute)  # type: ignore[misc]
+    operators.Generate = counting(operators.Generate)
+    operators.Execute = counting(operators.Execute)
 
     def main(config: Any) -> None:
         from caco_ray.pipeline import run_loop
@@ -240,7 +241,7 @@ KILL: dict[str, Callable[[Bench, str, "subprocess.Popen[bytes]"], bool]] = {
 
 
 def ours() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return list(psutil.Process().children(recursive=True))
 
 
 def title(process: psutil.Process) -> str:
@@ -249,7 +250,7 @@ def title(process: psutil.Process) -> str:
 
 def command_line(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []
 

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
-from sandbox_programs import STDLIB, SYMPY, TRIVIAL, TRIVIAL_FULL  # noqa: E402
-
 from caco_ray.sandbox import Limits, Sandbox  # noqa: E402
+from tests.benchmarks.sandbox_programs import STDLIB, SYMPY, TRIVIAL, TRIVIAL_FULL  # noqa: E402
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -237,7 +236,7 @@ def soak(n: int) -> dict[str, object]:
             done += len(results)
             wrong += sum(result.output_json != right[program] for program, result in zip(batch, results, strict=True))
         grown = _rss_kb() / rss - 1
-        report = {
+        report: dict[str, object] = {
             "programs": done,
             "wrong": wrong,
             "descriptors_grown": len(os.listdir("/proc/self/fd")) - descriptors,

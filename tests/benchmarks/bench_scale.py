@@ -56,7 +56,7 @@ def child(nodes: int, rows: int, rows_per_s: float, folder: Path) -> None:
             notes = folder / "notes"
             notes.mkdir(parents=True)
             source = SampleRange("scale", rows * nodes, SHARD_ROWS, PROGRAM)
-            operators = (generator(nodes, rows_per_s, notes), *checkers(nodes, notes))
+            operators = (generator(nodes, rows_per_s * nodes, notes, 2 * nodes), *checkers(nodes, notes, 2 * nodes))
             commits: list[float] = []
             plan = Stage(StageInfo("scale", "bench", {}, source.shards), Folder(str(folder / "scale")), source, operators, PROGRAM)
             run_stage(plan, lambda _: commits.append(time.monotonic()))
@@ -88,7 +88,7 @@ def shard_memory(folder: Path) -> float:
             PROGRAM,
         )
         run_stage(plan, lambda _: None)
-        return (psutil.Process().memory_info().rss - before) / 1e6
+        return float(psutil.Process().memory_info().rss - before) / 1e6
 
     grown(100)  # what the first run loads and keeps does not count
     return grown(600) / 0.6

@@ -20,8 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,7 +91,7 @@ def overhead(place: Path, shards: int, rows: int, turns: int) -> float:
     return statistics.median(ratios) - 1
 
 
-def _rows_of(batch: dict, rows: int) -> pa.Table:
+def _rows_of(batch: dict[str, Any], rows: int) -> pa.Table:
     return numbered(int(batch["id"][0]), rows)
 
 
@@ -118,8 +119,8 @@ def bare_overhead(place: Path, rows: int, turns: int) -> tuple[float, float]:
     committed, written = [], []
     for shard in range(turns):
         table = numbered(shard, rows)
-        committed.append(_timed(lambda table=table, shard=shard: writer.commit(shard, table, rows, 0.0)))
-        written.append(_timed(lambda table=table, shard=shard: pq.write_table(table, place / f"{shard}.parquet", compression="zstd")))
+        committed.append(_timed(partial(writer.commit, shard, table, rows, 0.0)))
+        written.append(_timed(partial(pq.write_table, table, place / f"{shard}.parquet", compression="zstd")))
     more = statistics.median(committed) - statistics.median(written)
     return more / statistics.median(written), more * 1000
 
