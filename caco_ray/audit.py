@@ -8,20 +8,20 @@ was changed. Over all shards: no id appears twice, and every id that a row names
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from caco_ray.config import Config
-from caco_ray.errors import CacoError, RunDirError, StageContractError
+from caco_ray.errors import RunDirError, StageContractError
 from caco_ray.jsonl import json_lines, json_name
 from caco_ray.ledger import Cost, Step, cost_of, target_of
 from caco_ray.schema import row_id
 from caco_ray.source import Source
 from caco_ray.store import Dataset, Totals
 from caco_ray.store.manifest import count_rows
+from caco_ray.tasks import result_of
 
 _SHARDS_PER_TASK = 16
 _IDS_PER_BUCKET = 4_000_000  # that one task holds at once, at some 60 bytes each
@@ -103,18 +103,6 @@ def check_ids(buckets: list[list[ray.ObjectRef]]) -> Iterator[Fault]:
     task = ray.remote(num_cpus=0.5)(ids_faults)
     for found in [task.remote(*tables) for tables in buckets]:
         yield from result_of(found)
-
-
-def result_of(reference: ray.ObjectRef) -> Any:
-    """What a task returned.
-
-    Raises:
-        CacoError: what it raised.
-    """
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, CacoError) else error) from None
 
 
 def ids_faults(*tables: pa.Table) -> list[Fault]:

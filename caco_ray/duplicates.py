@@ -1,81 +1,119 @@
 """Find duplicate programs over a whole data set: the one step of the loop that needs all rows at once.
 
-Each shard gives a small table of hashes (two of 8 bytes per row) in a Ray task; one task sorts them all, at about 40 bytes a row of
-memory where it runs. The first of equal programs stays: known programs first, then by sample number, so the result does not depend on
-which shard was read first.
+Nobody holds them all: tasks pass files on (`duplicate_files.py`), each at most a bucket of a million rows or so. A task that finds
+its file written does nothing, so a search that was killed goes on where it was. The first of equal programs stays: known programs
+first, then by sample number, so the result does not depend on which shard was read first.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import ray
 
-from caco_ray.errors import CacoError
+from caco_ray import __version__
+from caco_ray.duplicate_files import (
+    FOUND,
+    KEYS,
+    Duplicates,
+    found_name,
+    keys_name,
+    merged,
+    part_name,
+    read_batches,
+    repeated,
+    split,
+    write_batches,
+)
 from caco_ray.store import Dataset, Folder
+from caco_ray.tasks import result_of
 
-KEYS = pa.schema([("row_id", pa.string()), ("order", pa.int64()), ("exact", pa.uint64()), ("ast", pa.uint64())])
-DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("reason", pa.string())])
+_KEY_TASKS = 256  # at most
+_ROWS_PER_BUCKET = 1_000_000
+_BYTES_PER_ROW = 400  # of a bucket, at the peak of the task that sorts it (measured: 330)
+_PARTS, _MIN_PART_ROWS = 256, 65_536  # at most so many, and no smaller
 
 KeyFunction = Callable[[str], tuple[int, int]]  # code -> (hash of the text, hash of the normalised AST)
+Shard = tuple[Folder, int, bool]  # of a data set; whether its programs are known
 
 
-def find_duplicates(programs: Folder, known: Sequence[Folder], key: KeyFunction) -> pa.Table:
-    """Rows of `programs` that repeat an earlier program, or one of the `known` data sets (seeds, held-out problems), as a DUPLICATES table.
+def find_duplicates(
+    programs: Folder, known: Sequence[Folder], key: KeyFunction, folder: Folder, rows_per_bucket: int = _ROWS_PER_BUCKET
+) -> Duplicates:
+    """Rows of `programs` that repeat an earlier program, or one of the `known` data sets (seeds, held-out problems).
+
+    `folder`: where the files go. Whoever has used them may delete it.
 
     Raises:
         CacoError: a shard cannot be read.
+        ClusterError: the tasks' processes died.
     """
-    keys, search = ray.remote(num_cpus=0.5)(_keys), ray.remote(num_cpus=0.5)(_repeated)
-    tasks = [keys.remote(folder, shard, key, True) for folder in known for shard in range(len(Dataset(folder).entries))]
-    tasks += [keys.remote(programs, shard, key, False) for shard in range(len(Dataset(programs).entries))]
-    try:
-        return ray.get(search.remote(*tasks))
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, CacoError) else error) from None
+    datasets = [*((Dataset(each), True) for each in known), (Dataset(programs), False)]
+    shards = [(dataset.folder, entry.shard, is_known) for dataset, is_known in datasets for entry in dataset.entries]
+    rows, kept = datasets[-1][0].totals.rows, sum(dataset.totals.kept for dataset, _ in datasets)
+    parts, buckets = min(_PARTS, 1 + rows // _MIN_PART_ROWS), 1 + kept // rows_per_bucket
+    found = Duplicates(folder / _digest(datasets, buckets), parts, max(1, -(-rows // parts)))
+    if not all(found.folder.exists(part_name(part)) for part in range(parts)):
+        _search(found, _cut(shards), key, buckets, memory=_BYTES_PER_ROW * (kept // buckets))
+    return found
 
 
-def _keys(folder: Folder, shard: int, key: KeyFunction, is_seed: bool) -> pa.Table:
-    rows = [row for row in Dataset(folder).read(shard).to_pylist() if row["code"] is not None]
+def _search(found: Duplicates, groups: list[list[Shard]], key: KeyFunction, buckets: int, memory: int) -> None:
+    keys, find, part = (ray.remote(num_cpus=0.5)(function) for function in (_keys, _find, _part))
+    _wait([keys.remote(found.folder, number, group, key, buckets) for number, group in enumerate(groups)])
+    _wait([find.options(memory=memory).remote(found, bucket, len(groups)) for bucket in range(buckets)])
+    _wait([part.remote(found, number, buckets) for number in range(found.parts)])
+
+
+def _wait(references: list[ray.ObjectRef]) -> None:
+    for reference in references:
+        result_of(reference)
+
+
+def _keys(folder: Folder, number: int, shards: list[Shard], key: KeyFunction, buckets: int) -> None:
+    if folder.exists(keys_name(number)):
+        return
+    opened = {source.url: Dataset(source) for source, _, _ in shards}
+    table = pa.concat_tables([KEYS.empty_table(), *(_hashes(opened[source.url], shard, key, known) for source, shard, known in shards)])
+    places = (table["hash"].to_numpy() % np.uint64(buckets)).astype(np.int64)
+    write_batches(folder, keys_name(number), split(table, places, buckets), KEYS)
+
+
+def _hashes(dataset: Dataset, shard: int, key: KeyFunction, is_known: bool) -> pa.Table:
+    """Two rows of each program: of its text and of its syntax tree."""
+    names = ["row_id", "code"] if is_known else ["row_id", "code", "sample_index"]
+    rows = [row for row in dataset.read(shard).select(names).to_pylist() if row["code"] is not None]
     hashes = [key(row["code"]) for row in rows]
-    return pa.table(
-        {
-            "row_id": [row["row_id"] for row in rows],
-            "order": [-1 if is_seed else row["sample_index"] for row in rows],
-            "exact": pa.array([exact for exact, _ in hashes], pa.uint64()),
-            "ast": pa.array([ast for _, ast in hashes], pa.uint64()),
-        },
-        schema=KEYS,
-    )
+    ids = [row["row_id"] for row in rows]
+    order = [-1 if is_known else row["sample_index"] for row in rows]
+    kinds = [1] * len(rows) + [0] * len(rows)
+    return pa.table([kinds, [exact for exact, _ in hashes] + [tree for _, tree in hashes], order * 2, ids * 2], schema=KEYS)
 
 
-def _repeated(*shards: pa.Table) -> pa.Table:
-    return repeated(pa.concat_tables(shards))
+def _find(found: Duplicates, bucket: int, key_files: int) -> None:
+    if found.folder.exists(found_name(bucket)):
+        return
+    again = repeated(read_batches(found.folder, [keys_name(number) for number in range(key_files)], bucket, KEYS))
+    write_batches(found.folder, found_name(bucket), split(again, found.part_of(again["order"]), found.parts), FOUND)
 
 
-def repeated(keys: pa.Table) -> pa.Table:
-    """The rows of a KEYS table whose program came before, as DUPLICATES. Seeds have order -1 and are never duplicates themselves."""
-    ordered = keys.sort_by([("order", "ascending"), ("row_id", "ascending")])
-    first_exact, first_ast = (_first_of(ordered, column) for column in ("exact", "ast"))
-    found: dict[str, list[str]] = {"row_id": [], "duplicate_of": [], "reason": []}
-    add = partial(_add, found)
-    for row_id, order, exact, ast in zip(*(ordered[name].to_pylist() for name in KEYS.names), strict=True):
-        if order < 0:
-            continue
-        if first_exact[exact] != row_id:
-            add(row_id, first_exact[exact], "duplicate_exact")
-        elif first_ast[ast] != row_id:
-            add(row_id, first_ast[ast], "duplicate_ast")
-    return pa.table(found, schema=DUPLICATES)
+def _part(found: Duplicates, part: int, buckets: int) -> None:
+    if not found.folder.exists(part_name(part)):
+        whole = merged(read_batches(found.folder, [found_name(bucket) for bucket in range(buckets)], part, FOUND))
+        write_batches(found.folder, part_name(part), [whole], FOUND)
 
 
-def _first_of(ordered: pa.Table, column: str) -> dict[int, str]:
-    first: dict[int, str] = {}
-    for value, row_id in zip(ordered[column].to_pylist(), ordered["row_id"].to_pylist(), strict=True):
-        first.setdefault(value, row_id)
-    return first
+def _cut(shards: list[Shard]) -> list[list[Shard]]:
+    size = -(-len(shards) // _KEY_TASKS) or 1
+    return [shards[first : first + size] for first in range(0, len(shards), size)]
 
 
-def _add(found: dict[str, list[str]], row_id: str, duplicate_of: str, reason: str) -> None:
-    for column, value in zip(DUPLICATES.names, (row_id, duplicate_of, reason), strict=True):
-        found[column].append(value)
+def _digest(datasets: Sequence[tuple[Dataset, bool]], buckets: int) -> str:
+    """Files of other rows, of another version or cut in another way are other files."""
+    digest = hashlib.blake2b(f"{__version__} {buckets}".encode(), digest_size=8)
+    for dataset, is_known in datasets:
+        digest.update(f"\x1f{is_known}".encode())
+        for entry in dataset.entries:
+            digest.update(entry.sha256.encode())
+    return digest.hexdigest()

@@ -180,12 +180,14 @@ def select_programs(run: Run) -> str:
     protected = _protected_questions(run)
     known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
     known += [run.round(number).stage_folder("scale") for number in range(1, run.number)]
-    duplicates = find_duplicates(run.stage_folder("scale"), known, select.program_keys)
+    search = run.folder / f"{prefix('select', run.number)}duplicates"
     operators = (
-        task("mark_duplicates", mark_duplicates, duplicates),
+        task("mark_duplicates", mark_duplicates, find_duplicates(run.stage_folder("scale"), known, select.program_keys, search)),
         task("decontaminate", mark_contaminated, protected, "code"),
     )
-    return _counts(run.run_stage("select", _source(run, "select"), SELECTED, operators))
+    totals = run.run_stage("select", _source(run, "select"), SELECTED, operators)
+    search.delete("")  # its rows are marked
+    return _counts(totals)
 
 
 def reverse_programs(run: Run) -> str:

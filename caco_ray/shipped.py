@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from caco_ray.audit import Fault, ids_table, result_of
-from caco_ray.errors import RunDirError
+from caco_ray.audit import Fault, ids_table
+from caco_ray.errors import RunDirError, StorageError
 from caco_ray.schema import SHIPPED
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import is_closed
+from caco_ray.store.faults import persistently, storage_errors
+from caco_ray.tasks import result_of
 
 SLICE_ROWS = 1024
 _FILES_PER_TASK = 16
@@ -90,10 +92,15 @@ def read_slice(dataset: str, part: Slice) -> pa.Table:
         RunDirError: the file has gone or is not Parquet any more.
     """
     filesystem, _ = fsspec.core.url_to_fs(dataset)
-    try:
+
+    def read() -> pa.Table:
         with filesystem.open(part.file, "rb") as file:
             return pq.ParquetFile(file).read_row_group(part.group, columns=SHIPPED.names).slice(part.first, part.rows)
-    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+
+    try:
+        with storage_errors(part.file):
+            return persistently(read)
+    except (FileNotFoundError, StorageError) as error:
         raise RunDirError(f"{part.file}: changed while it was verified ({error})") from error
 
 
@@ -110,7 +117,8 @@ def _survey_files(dataset: str, names: list[str]) -> tuple[list[_File], pa.Table
 def _survey_file(filesystem: fsspec.AbstractFileSystem, name: str) -> tuple[_File, pa.ChunkedArray]:
     nothing = pa.chunked_array([], pa.string())
     try:
-        data = filesystem.cat_file(name)
+        with storage_errors(name):
+            data = persistently(lambda: filesystem.cat_file(name))
         parquet = pq.ParquetFile(pa.BufferReader(data))
     except FileNotFoundError:
         return _File(fault=Fault("file", name, "missing")), nothing

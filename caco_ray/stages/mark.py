@@ -3,19 +3,23 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caco_ray.duplicate_files import Duplicates
 from caco_ray.schema import live, reject, to_table
 from caco_ray.stages.select import EvaluationIndex, contamination, program_contamination
 
 
-def mark_duplicates(table: pa.Table, duplicates: pa.Table) -> pa.Table:
-    """Reject the rows whose program (`program_id`) is in `duplicates` (columns row_id, duplicate_of, reason), and name the earlier one."""
-    here = pc.is_in(duplicates["row_id"], value_set=table["program_id"].combine_chunks())
-    found = {row["row_id"]: row for row in duplicates.filter(here).to_pylist()}
+def mark_duplicates(table: pa.Table, duplicates: Duplicates) -> pa.Table:
+    """Reject the rows whose program (`program_id`) is among the duplicates, and name the earlier one."""
+    if not table.num_rows:
+        return table
+    found = duplicates.among(table["sample_index"])
+    here = found.filter(pc.is_in(found["row_id"], value_set=table["program_id"].combine_chunks()))
+    of_program = {row["row_id"]: row for row in here.to_pylist()}
     rows = table.to_pylist()
     for row in live(rows):
-        if (duplicate := found.get(row["program_id"])) is not None:
+        if (duplicate := of_program.get(row["program_id"])) is not None:
             row["duplicate_of"] = duplicate["duplicate_of"]
-            reject(row, duplicate["reason"])
+            reject(row, "duplicate_exact" if duplicate["is_exact"] else "duplicate_ast")
     return to_table(rows, table.schema)
 
 

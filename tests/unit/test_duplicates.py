@@ -1,13 +1,17 @@
-"""The first of equal programs stays, whichever shard was read first; seeds come before all samples."""
+"""The first of equal programs stays, whichever shard was read first and however the search is cut; seeds come before all samples."""
+
+import random
+from itertools import chain
+from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
-from caco_ray.duplicates import KEYS, repeated
-
-
-def keys(*rows: tuple[str, int, int, int]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(KEYS.names, row, strict=True)) for row in rows], schema=KEYS)
-
+from caco_ray import duplicates
+from caco_ray.duplicate_files import KEYS, Duplicates, merged, repeated, split
+from caco_ray.schema import PROGRAM, SEED, SELECTED, Row, to_table
+from caco_ray.stages.mark import mark_duplicates
+from caco_ray.store import DatasetWriter, Folder, StageInfo
 
 ROWS = (
     ("seed", -1, 10, 100),
@@ -20,18 +24,109 @@ ROWS = (
 )
 
 
+def keys(*rows: tuple[str, int, int, int]) -> pa.Table:
+    each = chain.from_iterable(((1, exact, order, name), (0, tree, order, name)) for name, order, exact, tree in rows)
+    return pa.Table.from_pylist([dict(zip(KEYS.names, key, strict=True)) for key in each], schema=KEYS)
+
+
+def found(table: pa.Table) -> list[tuple[str, str, int]]:
+    return [(row["row_id"], row["duplicate_of"], row["is_exact"]) for row in merged(repeated(table)).to_pylist()]
+
+
 def test_copies_and_renamed_programs_name_the_first() -> None:
-    assert [(row["row_id"], row["duplicate_of"], row["reason"]) for row in repeated(keys(*ROWS)).to_pylist()] == [
-        ("copy_of_seed", "seed", "duplicate_exact"),
-        ("renamed_seed", "seed", "duplicate_ast"),
-        ("copy_of_new", "new", "duplicate_exact"),
-        ("renamed_new", "new", "duplicate_ast"),
+    assert found(keys(*ROWS)) == [
+        ("copy_of_seed", "seed", 1),
+        ("renamed_seed", "seed", 0),
+        ("copy_of_new", "new", 1),
+        ("renamed_new", "new", 0),
     ]
 
 
 def test_the_order_of_shards_does_not_matter() -> None:
-    assert repeated(keys(*reversed(ROWS))).equals(repeated(keys(*ROWS)))
+    assert found(keys(*reversed(ROWS))) == found(keys(*ROWS))
 
 
 def test_equal_seeds_are_left_alone() -> None:
-    assert repeated(keys(("a", -1, 1, 1), ("b", -1, 1, 1))).num_rows == 0
+    assert found(keys(("a", -1, 1, 1), ("b", -1, 1, 1))) == []
+
+
+def test_a_table_is_split_by_place_and_keeps_its_order() -> None:
+    table = pa.table({"at": [2, 0, 2, 3, 0], "name": list("abcde")})
+    assert [part["name"].to_pylist() for part in split(table, table["at"].to_numpy(), 5)] == [["b", "e"], [], ["a", "c"], ["d"], []]
+
+
+def programs(draw: random.Random, first: int) -> list[list[Row]]:
+    """Shards of rows whose programs often repeat each other."""
+    rows = [
+        {"row_id": f"{number:032x}", "parent_id": "scale", "sample_index": number, "code": f"{draw.randrange(30)} {draw.randrange(40)}"}
+        for number in range(first, first + 60)
+    ]
+    return [rows[start : start + 7] for start in range(0, len(rows), 7)]
+
+
+def seeds(draw: random.Random) -> list[list[Row]]:
+    return [[{"row_id": f"seed{number:028x}", "parent_id": "x", "code": f"{draw.randrange(30)} 1"} for number in range(8)]]
+
+
+def commit(folder: Folder, stage: str, schema: pa.Schema, shards: list[list[Row]]) -> None:
+    writer = DatasetWriter(folder, StageInfo(stage, "fp", {}, len(shards)), schema)
+    writer.open()
+    for shard, rows in enumerate(shards):
+        writer.commit(shard, to_table(rows, schema), len(rows), 0.0)
+    writer.close(0.0)
+
+
+def key(code: str) -> tuple[int, int]:
+    """`exact tree`: equal texts with different trees too, as trailing blanks in a string make them."""
+    exact, tree = code.split()
+    return int(exact), int(tree)
+
+
+def plainly(before: list[list[Row]], shards: list[list[Row]]) -> dict[str, tuple[str, str]]:
+    """The rule with dictionaries."""
+    known = sorted(chain.from_iterable(before), key=lambda row: row["row_id"])
+    exact, tree, result = dict[int, str](), dict[int, str](), {}
+    for row in chain(known, chain.from_iterable(shards)):
+        of_text, of_tree = (of.setdefault(value, row["row_id"]) for of, value in zip((exact, tree), key(row["code"]), strict=True))
+        if "sample_index" in row and of_text != row["row_id"]:
+            result[row["row_id"]] = (of_text, "duplicate_exact")
+        elif "sample_index" in row and of_tree != row["row_id"]:
+            result[row["row_id"]] = (of_tree, "duplicate_ast")
+    return result
+
+
+@pytest.mark.parametrize(("seed", "buckets", "parts", "first"), [(0, 1, 1, 0), (1, 5, 4, 0), (2, 3, 9, 1000)])
+def test_shards_in_any_buckets_and_parts_give_what_one_look_at_all_rows_gives(
+    tmp_path: Path, seed: int, buckets: int, parts: int, first: int
+) -> None:
+    draw = random.Random(seed)
+    before, shards = seeds(draw), programs(draw, first)
+    known, made = Folder(str(tmp_path / "seeds")), Folder(str(tmp_path / "programs"))
+    commit(known, "seeds", SEED, before)
+    commit(made, "scale", PROGRAM, shards)
+    where = Duplicates(Folder(str(tmp_path / "duplicates")), parts, -(-60 // parts))
+    every = [(known, 0, True), *((made, shard, False) for shard in range(len(shards)))]
+    groups = [every[start : start + 4] for start in range(0, len(every), 4)]
+    for number, group in enumerate(groups):
+        duplicates._keys(where.folder, number, group, key, buckets)
+    for bucket in range(buckets):
+        duplicates._find(where, bucket, len(groups))
+    for part in range(parts):
+        duplicates._part(where, part, buckets)
+    marked: dict[str, tuple[str, str]] = {}
+    for rows in shards:
+        table = mark_duplicates(to_table([{**row, "program_id": row["row_id"]} for row in rows], SELECTED), where)
+        marked |= {
+            row["row_id"]: (row["duplicate_of"], row["reject_reason"]) for row in table.to_pylist() if row["reject_reason"] is not None
+        }
+    assert marked == plainly(before, shards) and len(marked) > 10
+
+
+def test_a_task_that_was_done_before_is_not_done_again(tmp_path: Path) -> None:
+    where = Duplicates(Folder(str(tmp_path)), 1, 10)
+    for name in ("keys-00000.arrow", "found-00000.arrow", "part-00000.arrow"):
+        (tmp_path / name).write_bytes(b"of a search that was killed")
+    duplicates._keys(where.folder, 0, [(Folder(str(tmp_path / "absent")), 0, True)], key, 1)
+    duplicates._find(where, 0, 1)
+    duplicates._part(where, 0, 1)
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"of a search that was killed"}

@@ -20,7 +20,6 @@ from caco_ray.seeds import load_seeds
 from caco_ray.stages import agreement, filters
 from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
-from caco_ray.stages.mark import mark_duplicates
 from caco_ray.stages.question import check_questions
 from caco_ray.store import Dataset, DatasetWriter, Folder, StageInfo
 
@@ -29,9 +28,6 @@ OVERRIDES = (
     "scale.samples=40", "scale.shard_rows=10", "seeds.limit=12", "seeds.shard_rows=20", "reverse.samples=2",
     "sandbox.require=L0", "sandbox.allow_unsafe=true", "sandbox.cpu_s=5",
 )  # fmt: skip
-NO_DUPLICATES = pa.table(
-    {"row_id": pa.array([], pa.string()), "duplicate_of": pa.array([], pa.string()), "reason": pa.array([], pa.string())}
-)
 Table = Callable[[pa.Table], pa.Table]
 
 
@@ -77,7 +73,7 @@ class Operators:
         return {
             "unify": (before, self.execute, after, self.known),
             "scale": (Generate("sample", models.sampler, None, config.sampling, 0), before, self.execute, after),
-            "select": (partial(_apply, mark_duplicates, NO_DUPLICATES),),
+            "select": (),
             "reverse": (
                 Generate("reverse", models.reverse, None, config.reverse.sampling, 0),
                 partial(_apply, check_questions, config.reverse),
