@@ -1,4 +1,7 @@
-"""How every job starts and ends: Hydra composes, the tree is validated once, and any mistake of the user is one line and exit code 2."""
+"""How every job starts and ends: Hydra composes, the tree is validated once, and any mistake of the user is one line and exit code 2.
+
+Exit code 75: what failed may pass (`TransientError`), so that whoever started the job may start it again.
+"""
 
 import os
 import re
@@ -13,17 +16,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from caco_ray.config import Config, Model, Strict, load_config, validate
-from caco_ray.errors import CacoError, ConfigError, Interrupted, UserError
+from caco_ray.errors import CacoError, ConfigError, Interrupted, TransientError, UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXIT_USER_ERROR = 2
+EXIT_TRANSIENT = 75
 EXIT_INTERRUPTED = 130
 
 Validated = TypeVar("Validated", bound=Strict)
 
 
 def run_job(job: Callable[[Config], int | None]) -> NoReturn:
-    """Compose the config from the command line, run `job` with it, and exit: 0, what `job` returns, 2 (user error) or 130 (Ctrl-C)."""
+    """Compose the config from the command line, run `job` with it, and exit: 0, what `job` returns, 2, 75 (see above) or 130 (Ctrl-C)."""
     run_composed("config", load_config, job)
 
 
@@ -38,6 +42,8 @@ def guarded(action: Callable[[], int | None]) -> NoReturn:
         sys.exit(action() or 0)
     except (HydraException, OmegaConfBaseException) as error:
         _fail(ConfigError(" ".join(str(error).split())), EXIT_USER_ERROR)
+    except TransientError as error:
+        _fail(error, EXIT_TRANSIENT)
     except UserError as error:
         _fail(error, EXIT_USER_ERROR)
     except (KeyboardInterrupt, Interrupted):

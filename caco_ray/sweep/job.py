@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from caco_ray.cli import EXIT_USER_ERROR
 from caco_ray.sweep.points import Point
 
 State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
-USER_ERROR = 2  # exit code of a run that would fail the same way again
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Job:
 
     @property
     def worth_retrying(self) -> bool:
-        """Somebody stopped a STOPPED one on purpose."""
-        return self.state == "FAILED" and self.exit_code != USER_ERROR
+        """Somebody stopped a STOPPED one on purpose, and a mistake of the user would fail the same way again."""
+        return self.state == "FAILED" and self.exit_code != EXIT_USER_ERROR
 
 
 class Target(Protocol):

@@ -83,10 +83,15 @@ def test_only_success_with_exit_code_0_is_success(end: Job) -> None:
 
 
 def test_a_failure_is_tried_again_as_often_as_asked_but_no_mistake_and_nothing_that_somebody_stopped() -> None:
-    ends = {IDS[0]: [Job("", "FAILED", 1)] * 2, IDS[1]: [Job("", "FAILED", 2)], IDS[2]: [Job("", "STOPPED")]}
+    ends = {
+        IDS[0]: [Job("", "FAILED", 1)] * 2,
+        IDS[1]: [Job("", "FAILED", 2)],
+        IDS[2]: [Job("", "STOPPED")],
+        IDS[3]: [Job("", "FAILED", 75)],
+    }
     target = Scripted(ends=ends)
     sweep = followed(target, retries=2)
-    assert sorted(target.submitted) == sorted([*IDS, f"{IDS[0]}-2", f"{IDS[0]}-3"])
+    assert sorted(target.submitted) == sorted([*IDS, f"{IDS[0]}-2", f"{IDS[0]}-3", f"{IDS[3]}-2"])
     assert [sweep.jobs[each].succeeded for each in IDS] == [True, False, False, True]
     never = Scripted(ends={IDS[0]: [Job("", "FAILED", 1)] * 9})
     assert not followed(never, retries=2).succeeded and len(never.submitted) == 6
