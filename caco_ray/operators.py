@@ -15,23 +15,23 @@ from caco_ray.stages.generate import Generate
 from caco_ray.stages.solve_in_turn import SolveInTurn
 
 _ROWS_IN_FLIGHT = 6  # for each request that an engine works on at once
-_MIN_SHARDS, _MAX_SHARDS = 3, 24  # in flight in an engine
+_MIN_SHARDS, _MAX_SHARDS = 3, 256  # in flight in an engine, a thread each
 _INTERPRETERS_MB = 256  # of one sandbox worker: light and science interpreters for two hash seeds, 210 MB on x86-64
 
 
 def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
-    """A pool of engines."""
+    """A pool of engines. `shard_rows`: that come to them in a shard on average."""
     return _model(f"{role}_model", _generate(run, role, config, sampling), config, shard_rows)
 
 
-def solvers(run: Run) -> tuple[Operator, ...]:
+def solvers(run: Run, shard_rows: int) -> tuple[Operator, ...]:
     """Solutions and whether they agree: in two operators, or in one that stops drawing where one has agreed."""
     config = run.config
     ask = _generate(run, "solve", config.models.solve, config.solve.sampling)
     grade = partial(Agreement, samples=config.solve.samples)
     if config.solve.stop_when_agreed:
-        return (_model("solve_in_turn", partial(SolveInTurn, ask, grade), config.models.solve, config.scale.shard_rows),)
-    return _model("solve_model", ask, config.models.solve, config.scale.shard_rows), actor("agreement", grade)
+        return (_model("solve_in_turn", partial(SolveInTurn, ask, grade), config.models.solve, shard_rows),)
+    return _model("solve_model", ask, config.models.solve, shard_rows), actor("agreement", grade)
 
 
 def executor(sandbox: SandboxConfig, check_determinism: bool) -> Operator:

@@ -30,7 +30,7 @@ from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
-from caco_ray.source import SampleRange, Source
+from caco_ray.source import SampleRange, Source, rows_per_shard
 from caco_ray.stage import Operator
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
@@ -39,7 +39,7 @@ from caco_ray.store import Dataset, DatasetWriter, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
 from caco_ray.training.sources import committed_data
-from caco_ray.training.types import TrainingData
+from caco_ray.training.types import Step, TrainingData
 
 REPORT = "report.html"
 
@@ -130,7 +130,8 @@ def unify(run: Run) -> str:
     """Every training seed as an executed Code CoT whose output is the known answer. Seeds without code are converted by a model."""
     config = run.config
     all_have_code = all(row["code"] is not None for row in run.dataset("seeds").rows())
-    convert = () if all_have_code else (model(run, "unify", config.models.unify, config.unify.sampling, config.seeds.shard_rows),)
+    source = _source(run, "unify")
+    convert = () if all_have_code else (model(run, "unify", config.models.unify, config.unify.sampling, rows_per_shard(source)),)
     operators = (
         *convert,
         task("filter_source", filters.before_execution, config.filters),
@@ -138,7 +139,7 @@ def unify(run: Run) -> str:
         task("filter_result", filters.after_execution, config.filters),
         actor("match_answer", agreement.MatchKnownAnswer),
     )
-    return _counts(run.run_stage("unify", _source(run, "unify"), CODE_COT, operators))
+    return _counts(run.run_stage("unify", source, CODE_COT, operators))
 
 
 def train_codegen(run: Run) -> str:
@@ -193,25 +194,26 @@ def select_programs(run: Run) -> str:
 def reverse_programs(run: Run) -> str:
     """A question for each selected program, checked cheaply before anybody tries to solve it."""
     config = run.config
-    protected = _protected_questions(run)
+    protected, source = _protected_questions(run), _source(run, "reverse")
     operators = (
-        model(run, "reverse", config.models.reverse, config.reverse.sampling, config.scale.shard_rows),
+        model(run, "reverse", config.models.reverse, config.reverse.sampling, rows_per_shard(source)),
         task("check_question", check_questions, config.reverse),
         task("decontaminate", mark_contaminated, protected, "question"),
     )
-    return _counts(run.run_stage("reverse", _source(run, "reverse"), PROBLEM, operators))
+    return _counts(run.run_stage("reverse", source, PROBLEM, operators))
 
 
 def solve(run: Run) -> str:
     """A language solution of each question, from the question alone; kept where its answer is the executed one."""
-    return _counts(run.run_stage("solve", _source(run, "solve"), SOLUTION, solvers(run)))
+    source = _source(run, "solve")
+    return _counts(run.run_stage("solve", source, SOLUTION, solvers(run, rows_per_shard(source))))
 
 
 def judge(run: Run) -> str:
     """Does the solution follow the program? A model says yes or no."""
-    config = run.config
-    operators = (model(run, "judge", config.models.judge, config.judge.sampling, config.scale.shard_rows),)
-    return _counts(run.run_stage("judge", _source(run, "judge"), JUDGED, operators))
+    config, source = run.config, _source(run, "judge")
+    operators = (model(run, "judge", config.models.judge, config.judge.sampling, rows_per_shard(source)),)
+    return _counts(run.run_stage("judge", source, JUDGED, operators))
 
 
 def assemble_dataset(run: Run) -> str:
@@ -233,14 +235,14 @@ def evaluate(run: Run) -> str:
     """pass@1 of the student, and of the model it was trained from, on problems that no training saw."""
     config, started = run.config, time.monotonic()
     paths = {"base": config.models.student, "student": "run:student"}
-    folder = run.claim("evaluate")
+    folder, source = run.claim("evaluate"), _source(run, "evaluate")
     results = {}
     for name in config.evaluate.models:
         served = config.models.evaluate
         if isinstance(served, VllmModel):
             served = served.model_copy(update={"path": paths[name]})
-        operators = (model(run, "solve", served, config.evaluate.sampling, config.seeds.shard_rows), actor("grade", agreement.Grade))
-        run.run_stage("evaluate", _source(run, "evaluate"), EVALUATED, operators, folder / name)
+        operators = (model(run, "solve", served, config.evaluate.sampling, rows_per_shard(source)), actor("grade", agreement.Grade))
+        run.run_stage("evaluate", source, EVALUATED, operators, folder / name)
         results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False)).to_dict()
     folder.write("summary.json", json.dumps(results, indent=1).encode())
     run.close("evaluate", started)
@@ -287,6 +289,7 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
     from caco_ray.cluster import check_room
     from caco_ray.handover import wait_for_gpus
     from caco_ray.needs import pools
+    from caco_ray.telemetry import Held
     from caco_ray.training.remote import train_remote
     from caco_ray.training.trainer import train_model
 
@@ -294,15 +297,22 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
     run.make_room(stage, pools(run.config, stage))  # a training never goes on with fewer workers: `check_room` refuses
     check_room(stage, {"training": (float(workers * training.cpus_per_worker), float(workers * training.gpus_per_worker))})
     wait_for_gpus(stage, workers * training.gpus_per_worker, run.config.cluster)
+    held = Held(stage, workers * training.cpus_per_worker, workers * training.gpus_per_worker)
     started, folder = time.monotonic(), run.claim(stage)
     with StageBar(run.console, label(stage, run.number), 1, "steps") as bar:
+
+        def on_step(step: Step) -> None:
+            held.count()
+            bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s")
+
         train = partial(train_model, output_dir=folder.local_path) if folder.is_local else partial(train_remote, output=folder)
         result = train(
             training,
             base=str(run.model_path(base)),
             data=data,
-            on_step=lambda step: bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"),
+            on_step=on_step,
         )
+        held.count()
     run.close(stage, started, metrics=asdict(result))
     return f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
 

@@ -32,6 +32,11 @@ class Source(Protocol):
     def read(self, shard: int) -> ShardInput: ...
 
 
+def rows_per_shard(source: Source) -> int:
+    """On average, at least 1: shards hold as many rows as the stages before left of them."""
+    return max(1, source.expected_rows // max(1, source.shards))
+
+
 @dataclass(frozen=True)
 class SampleRange:
     """`samples` rows without parents, numbered from `first`: what `scale` asks the sampler for."""

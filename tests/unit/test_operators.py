@@ -36,7 +36,7 @@ def fullness(slots: int, shard_rows: int, in_flight: int, shards: int) -> float:
     return worked / (slots * now)
 
 
-@pytest.mark.parametrize(("max_num_seqs", "shard_rows"), [(256, 1024), (256, 256), (64, 50), (64, 32)])
+@pytest.mark.parametrize(("max_num_seqs", "shard_rows"), [(256, 1024), (256, 256), (64, 50), (64, 32), (256, 250), (256, 12)])
 def test_a_batch_stays_full_while_long_rows_finish(max_num_seqs: int, shard_rows: int) -> None:
     in_flight = shards_in_flight(VllmModel(path="any", max_num_seqs=max_num_seqs), shard_rows)
     assert fullness(max_num_seqs, shard_rows, in_flight, shards=30 * 1024 // shard_rows) > 0.95
@@ -47,7 +47,7 @@ def test_a_batch_stays_full_while_long_rows_finish(max_num_seqs: int, shard_rows
     ("model", "shard_rows", "shards"),
     [
         (VllmModel(path="any", max_num_seqs=256), 10_000, 3),
-        (VllmModel(path="any", max_num_seqs=256), 1, 24),
+        (VllmModel(path="any", max_num_seqs=256), 1, 256),
         (OpenAiModel(base_url="http://host/v1", model="any", max_concurrency=64), 64, 6),
         (FakeModel(), 50, 3),
     ],
