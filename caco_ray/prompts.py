@@ -20,7 +20,8 @@ Role = Literal["unify", "sample", "reverse", "solve", "judge"]
 Family = Literal["instruct", "trained", "alpaca"]
 Prompt = str | list[dict[str, str]]  # raw text, or chat messages (`role`, `content`)
 
-END = "<|im_end|>"  # ends every turn; the end-of-sequence token of trained models
+START = "<|im_start|>"  # opens every turn of the family "trained"
+END = "<|im_end|>"  # ends every turn; the last one of a sequence is the tokenizer's own end where this is no token of it, see raw_text.py
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class ChatPrompt:
 
 # Family "trained": the three turns of our fine-tuned models.
 
-PROGRAM_TURN = "<|im_start|>program\n"
-QUESTION_TURN = "<|im_start|>question\n"
-SOLUTION_TURN = "<|im_start|>solution\n"
+PROGRAM_TURN = f"{START}program\n"
+QUESTION_TURN = f"{START}question\n"
+SOLUTION_TURN = f"{START}solution\n"
 
 SAMPLE_TRAINED = TextPrompt(1, PROGRAM_TURN)
 REVERSE_TRAINED = TextPrompt(1, f"{PROGRAM_TURN}$code{END}\n{QUESTION_TURN}")
@@ -293,7 +294,7 @@ def _turn(header: str, text: str, *, learn: bool) -> tuple[Segment, ...]:
 
 def _plain(text: str) -> str:
     """Break up turn markers: text of a row must not open or close a turn."""
-    return text.replace("<|im_start|>", "<im_start>").replace(END, "<im_end>").strip()
+    return text.replace(START, "<im_start>").replace(END, "<im_end>").strip()
 
 
 def _find(role: str, family: str) -> TextPrompt | ChatPrompt:

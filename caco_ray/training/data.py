@@ -22,6 +22,8 @@ from caco_ray import __version__
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import UserError
 from caco_ray.prompts import Segment
+from caco_ray.raw_text import RawText
+from caco_ray.store import Folder
 from caco_ray.training.types import TokenStats, TrainingData
 
 TOO_LONG = "too_long"
@@ -58,8 +60,8 @@ def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: Trainin
         UserError: there are no rows, or none of the examples of a data set can be used.
     """
     note, key = path.with_suffix(".json"), _key(data, tokenizer, training)
-    if key and note.exists() and (known := json.loads(note.read_text()))["key"] == key:
-        return TokenStats(**known["stats"])
+    if key and (known := _known(path, key)) is not None:
+        return known
     note.unlink(missing_ok=True)
     partial, counts = path.with_suffix(".partial"), _Counts()
     with (
@@ -82,8 +84,18 @@ def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: Trainin
     if training.heldout_fraction and not stats.heldout:
         raise UserError(f"training heldout_fraction={training.heldout_fraction}: holds out none of {stats.examples} examples; raise it")
     os.replace(partial, path)
-    note.write_text(json.dumps({"key": key, "stats": asdict(stats)}))
+    Folder(str(path.parent)).write(note.name, json.dumps({"key": key, "stats": asdict(stats)}).encode())
     return stats
+
+
+def _known(path: Path, key: str) -> TokenStats | None:
+    """Of tokens that were made of the same things; None where there are none, or not all of their files."""
+    try:
+        noted = json.loads(path.with_suffix(".json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = path.exists() and path.with_name("skipped.jsonl").exists()
+    return TokenStats(**noted["stats"]) if whole and noted["key"] == key else None
 
 
 class _Counts:
@@ -127,13 +139,13 @@ class _Counts:
 
 
 def _examples(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig, counts: _Counts) -> Iterator[Example]:
-    prefix = start_ids(tokenizer)
+    raw = RawText(tokenizer)
     for source, entry in enumerate(data):
         for row in entry.rows():
             counts.rows[source] += 1
             heldout = is_heldout(row["row_id"], training.heldout_fraction)
             for segments in entry.examples(row):
-                ids, learn = _encode(segments, tokenizer, prefix)
+                ids, learn = _encode(segments, raw)
                 yield Example(row["row_id"], source, heldout, ids, learn, sum(learn[1:]))
 
 
@@ -143,20 +155,13 @@ def is_heldout(row_id: str, fraction: float) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def _encode(segments: tuple[Segment, ...], tokenizer: Any, prefix: list[int]) -> tuple[list[int], list[bool]]:
-    input_ids, learn = list(prefix), [False] * len(prefix)
+def _encode(segments: tuple[Segment, ...], raw: RawText) -> tuple[list[int], list[bool]]:
+    input_ids, learn = list(raw.start), [False] * len(raw.start)
     for segment in segments:
-        ids = tokenizer(segment.text, add_special_tokens=False).input_ids  # text of special tokens becomes their ids
+        ids = raw.last_ids(segment.text) if segment is segments[-1] else raw.ids(segment.text)
         input_ids += ids
         learn += [segment.learn] * len(ids)
     return input_ids, learn
-
-
-def start_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before raw text (nothing, or the BOS token): an engine that is given the prompt as text does the same."""
-    bare = tokenizer("x", add_special_tokens=False).input_ids
-    full = tokenizer("x", add_special_tokens=True).input_ids
-    return list(full[: full.index(bare[0])]) if bare[0] in full else []
 
 
 def _key(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig) -> str | None:

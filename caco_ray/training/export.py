@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
-from caco_ray.prompts import END, SOLVE_ALPACA, SOLVE_TRAINED
+from caco_ray.raw_text import turn_end
+from caco_ray.training.chat import chat_template, replaces_template
 from caco_ray.training.lora import merged
 from caco_ray.training.types import TrainLoopConfig
 
@@ -23,6 +24,7 @@ library_name: transformers
 
 Data: {data}
 
+{chat}
 ```json
 {metrics}
 ```
@@ -45,9 +47,18 @@ def export_model(engine: Any, training: TrainingConfig, tokenizer: Any, target: 
         partial.mkdir(parents=True)
         _write(engine.module, merged(state, training.lora) if training.lora else state, tokenizer, partial, training)
         (partial / "README.md").write_text(card)
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(partial, target)
+        _swap(partial, target)
     dist.barrier()
+
+
+def _swap(new: Path, target: Path) -> None:
+    """A kill never leaves part of a model at `target`."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path, training: TrainingConfig) -> None:
@@ -61,38 +72,28 @@ def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: P
 
 
 def complete(tokenizer: Any, training: TrainingConfig) -> None:
-    """What the base's tokenizer lacks and users of the model need: a pad token, and the text of its training as chat template."""
+    """What users of the model need: a pad token, and the text of its training as chat template, whatever the base has."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template and "solve" in training.roles:
-        tokenizer.chat_template = _chat_template(training)
-
-
-def _chat_template(training: TrainingConfig) -> str:
-    """Renders questions and solutions as the training saw them."""
-    before, after = (SOLVE_ALPACA if training.prompts == "alpaca" else SOLVE_TRAINED).text.split("$question")
-    user, answer, end = json.dumps(before), json.dumps(after), json.dumps(END)
-    return (
-        "{%- for message in messages -%}"
-        "{%- if message['role'] == 'assistant' -%}{{- message['content'] + " + end + " -}}"
-        "{%- else -%}{{- " + user + " + message['content'] + " + answer + " -}}{%- endif -%}"
-        "{%- endfor -%}"
-    )
+    tokenizer.chat_template = chat_template(tokenizer, training) or tokenizer.chat_template
 
 
 def _stop_at_turn_end(generation_config: Any, tokenizer: Any) -> None:
-    """Training ends every turn with `prompts.END`: where that is one token, generation stops at it, besides the model's own end."""
+    """Generation stops at the token that ended what the model learned, besides the base's own ends."""
     ends = generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
-    end = tokenizer.convert_tokens_to_ids(END)
-    if isinstance(end, int) and end != tokenizer.unk_token_id and end not in ends:
+    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer))
+    if end not in ends:
         ends.append(end)
     generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
 
 
-def model_card(config: TrainLoopConfig, examples: int, steps: int, metrics: dict[str, Any]) -> str:
+def model_card(config: TrainLoopConfig, tokenizer: Any, examples: int, steps: int, metrics: dict[str, Any]) -> str:
     """A short README of the exported folder: what it was trained from and on, how, and how well."""
     base, data = Path(config.base).name, "; ".join(config.data) or "(not named)"
     settings = json.dumps(config.training.model_dump(mode="json"), indent=1)
     figures = json.dumps(metrics, indent=1)
-    return _CARD.format(base=base, name=f"{base}-caco", examples=examples, steps=steps, data=data, metrics=figures, settings=settings)
+    replaces = replaces_template(tokenizer, config.training)
+    chat = f"Chat template: the text that it was trained with, instead of that of {base}.\n" if replaces else ""
+    name = f"{base}-caco"
+    return _CARD.format(base=base, name=name, examples=examples, steps=steps, data=data, chat=chat, metrics=figures, settings=settings)

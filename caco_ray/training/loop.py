@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from caco_ray.errors import CacoError
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.checkpoint import Checkpoints, loadable, save_state
 from caco_ray.training.data import TokenFile
@@ -32,6 +33,7 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
     Raises:
         UserError: the loss or the gradient is not a number, or the loss jumps; names the rows of the step.
         ModelError: the model cannot be trained as the config asks.
+        CacoError: a checkpoint cannot be loaded, or the best model so far is gone.
     """
     training, output = config.training, Path(config.output_dir)
     prepare_process(config.device, training.cpus_per_worker)
@@ -55,6 +57,8 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
         writer.close()
     if not training.early_stop_after:  # else the best model lies there
         _export(config, stepper)
+    elif writer is not None and not (output / MODEL_FOLDER).exists():
+        raise CacoError(f"{output}/{MODEL_FOLDER}: the best model is gone; delete {output} and train again")
     return _result(config, stepper)
 
 
@@ -85,8 +89,9 @@ def _is_over(config: TrainLoopConfig, stepper: Stepper) -> bool:
 def _export(config: TrainLoopConfig, stepper: Stepper) -> None:
     result = _result(config, stepper)
     metrics: dict[str, Any] = {name: getattr(result, name) for name in ("final_loss", "heldout_loss", "tokens", "learned_tokens")}
-    card = model_card(config, result.examples, result.steps, metrics)
-    export_model(stepper.engine, config.training, load_tokenizer(Path(config.base)), Path(config.output_dir) / MODEL_FOLDER, card)
+    tokenizer = load_tokenizer(Path(config.base))
+    card = model_card(config, tokenizer, result.examples, result.steps, metrics)
+    export_model(stepper.engine, config.training, tokenizer, Path(config.output_dir) / MODEL_FOLDER, card)
 
 
 def _result(config: TrainLoopConfig, stepper: Stepper) -> TrainResult:

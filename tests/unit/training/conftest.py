@@ -1,7 +1,9 @@
 """A tiny Llama (head size 32, tied embeddings) with a tokenizer of its own, and a way to run the loop on several real ranks."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,36 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny-llama"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def markerless(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base` with a tokenizer that knows no turn markers and puts a BOS token first, as those of Llama 3 and DeepSeekMath."""
+    folder = Path(shutil.copytree(base, tmp_path_factory.mktemp("markerless") / "tiny-llama"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if "im_" not in token["content"]]
+    bos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    parts = {"single": [bos, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}]}
+    tokenizer["post_processor"] = {"type": "TemplateProcessing", "special_tokens": special, **parts}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<|endoftext|>"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers with the shapes of SmolLM2-135M, and the tokenizer of `base`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
+    folder = Path(shutil.copytree(base, tmp_path_factory.mktemp("smollm2") / "smollm2"))
+    torch.manual_seed(0)
+    config = LlamaConfig(**shape, num_hidden_layers=2, vocab_size=49152, tie_word_embeddings=True, eos_token_id=0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
 
 

@@ -5,9 +5,10 @@ import pytest
 
 from caco_ray.errors import UserError
 from caco_ray.prompts import Segment
+from caco_ray.raw_text import start_ids
 from caco_ray.schema import Row
 from caco_ray.training.base import load_tokenizer
-from caco_ray.training.data import TokenFile, start_ids, write_tokens
+from caco_ray.training.data import TokenFile, write_tokens
 from caco_ray.training.examples import make_examples
 from caco_ray.training.types import TrainingData
 from tests.unit.training.conftest import examples, made_up, make_rows, settings
@@ -33,6 +34,28 @@ def test_segments_meet_where_the_whole_text_would_be_cut(base: Path, tokens: Pat
     ]
     file = TokenFile(str(tokens))
     assert [file[index][0].tolist() for index in range(len(file))] == whole
+
+
+def test_special_tokens_that_a_row_spells_stay_text(base: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    row = {**make_rows(1)[0], "question": "What is <|endoftext|>?", "cot": "It <|endoftext|> is<|im_end|> 8."}
+    write_tokens([made_up([row], roles=["solve"])], tokenizer, settings(roles=["solve"]), tmp_path / "tokens.arrow")
+    ids, learn = TokenFile(str(tmp_path / "tokens.arrow"))[0]
+    special = [tokenizer.decode([token]) for token in ids if token in tokenizer.added_tokens_decoder]
+    assert special == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]
+    assert tokenizer.decode(ids[learn]) == "It <|endoftext|> is<im_end> 8. The answer is \\boxed{0}.<|im_end|>"
+
+
+@pytest.mark.parametrize("prompts", ["alpaca", "trained"])
+def test_what_is_learned_ends_in_a_token_at_which_generation_stops(prompts: str, markerless: Path, tmp_path: Path) -> None:
+    tokenizer, training = load_tokenizer(markerless), settings(prompts=prompts, roles=["solve"])
+    rows = [{**row, "instruction": row["question"], "output": row["cot"]} for row in make_rows(1)]
+    data = TrainingData("one", lambda: rows, make_examples(training))
+    write_tokens([data], tokenizer, training, tmp_path / "tokens.arrow")
+    ids, learn = TokenFile(str(tmp_path / "tokens.arrow"))[0]
+    assert (ids[-1], bool(learn[-1])) == (tokenizer.eos_token_id, True)
+    learned = "It is 0." if prompts == "alpaca" else "It is 0. The answer is \\boxed{0}."
+    assert tokenizer.decode(ids[learn]) == f"{learned}<|endoftext|>"
 
 
 def test_over_long_sequences_are_counted_named_and_never_cut(base: Path, tmp_path: Path) -> None:

@@ -7,15 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from caco_ray.errors import CacoError, ClusterError, ModelError, StorageError
 from caco_ray.metrics import TRAINING
 from caco_ray.prompts import student_example, training_examples
 from caco_ray.training.base import load_tokenizer
+from caco_ray.training.chat import replaces_template
 from caco_ray.training.checkpoint import Loadable, load_state
-from caco_ray.training.export import complete
+from caco_ray.training.data import TokenFile, write_tokens
+from caco_ray.training.engine import build_engine, check_nvme, prepare_process
+from caco_ray.training.examples import make_examples
+from caco_ray.training.export import _stop_at_turn_end, complete
 from caco_ray.training.prepare import prepare
-from caco_ray.training.types import Step
+from caco_ray.training.types import Step, TrainingData
 from tests.unit.training.conftest import made_up, make_rows, settings
 
 
@@ -34,17 +40,13 @@ def test_liger_without_its_package_is_refused_before_workers_start(base: Path, t
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:
-    import torch
-
-    from caco_ray.training.engine import prepare_process
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ClusterError, match=r"no GPU on this node .* give training.gpus_per_worker=0 for CPU"):
         prepare_process("cuda", 1)
 
 
-@pytest.mark.parametrize(("lora", "room_mb", "fits"), [(None, 420, False), (None, 5000, True), ({"rank": 4}, 420, True)])
+@pytest.mark.parametrize(("lora", "room_mb", "fits"), [(None, 460, False), (None, 5000, True), ({"rank": 4}, 460, True)])
 def test_checkpoints_of_adapters_need_less_room(
     lora: dict[str, int] | None, room_mb: int, fits: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +57,7 @@ def test_checkpoints_of_adapters_need_less_room(
     if fits:
         assert prepare(training, str(base), [made_up()], tmp_path / "out").stats.examples == 48
         return
-    with pytest.raises(StorageError, match=r"420 MB free, the model and its checkpoints need 1,648 MB"):
+    with pytest.raises(StorageError, match=r"460 MB free, the model and its checkpoints need 2,141 MB"):
         prepare(training, str(base), [made_up()], tmp_path / "out")
 
 
@@ -72,7 +74,8 @@ def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["alpaca", "trained"])
 def test_an_export_renders_chats_as_the_training_saw_them(family: str, base: Path) -> None:
     tokenizer, row = load_tokenizer(base), make_rows(1)[0]
-    tokenizer.chat_template = tokenizer.pad_token = None
+    assert tokenizer.chat_template and replaces_template(tokenizer, settings(prompts=family, roles=["solve"]))
+    tokenizer.pad_token = None
     training = settings(prompts=family, roles=["solve"])
     complete(tokenizer, training)
     example = student_example({"instruction": row["question"], "output": row["cot"]})
@@ -82,12 +85,27 @@ def test_an_export_renders_chats_as_the_training_saw_them(family: str, base: Pat
     whole = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": row["cot"]}], tokenize=False)
     assert prompt == segments[0].text and whole == "".join(segment.text for segment in segments)
     assert tokenizer.pad_token == tokenizer.eos_token
+    assert not replaces_template(tokenizer, training)
 
 
-def test_what_the_base_has_is_left_alone(base: Path) -> None:
+@pytest.mark.parametrize("family", ["alpaca", "trained"])
+def test_a_rendered_chat_has_the_ids_of_the_training(family: str, markerless: Path, tmp_path: Path) -> None:
+    tokenizer, row, training = load_tokenizer(markerless), make_rows(1)[0], settings(prompts=family, roles=["solve"])
+    rows = [{**row, "instruction": row["question"], "output": row["cot"], "answer": None}]
+    write_tokens([TrainingData("one", lambda: rows, make_examples(training))], tokenizer, training, tmp_path / "tokens.arrow")
+    complete(tokenizer, training)
+    chat = [{"role": "user", "content": f"{row['question']} "}, {"role": "assistant", "content": row["cot"]}]
+    ids = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    assert ids == TokenFile(str(tmp_path / "tokens.arrow"))[0][0].tolist()
+    generation = SimpleNamespace(eos_token_id=7)
+    _stop_at_turn_end(generation, tokenizer)
+    assert generation.eos_token_id == [7, tokenizer.eos_token_id]
+
+
+def test_a_pad_token_and_the_template_of_what_never_solves_are_left_alone(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     template, tokenizer.pad_token = tokenizer.chat_template, "<|im_end|>"
-    complete(tokenizer, settings())
+    complete(tokenizer, settings(roles=["sample", "reverse"]))
     assert (tokenizer.chat_template, tokenizer.pad_token) == (template, "<|im_end|>")
 
 
@@ -96,3 +114,25 @@ def test_every_metric_of_a_training_is_a_figure_of_a_step() -> None:
     names = [metric.name.removeprefix("caco_training_") for metric in TRAINING]
     assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "seconds_left"} <= set(names)
     assert all(hasattr(step, name) for name in names)
+
+
+def test_a_disk_that_cannot_take_states_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_process("cpu", 1)
+    with pytest.raises(StorageError, match="nvme_dir=/nowhere: no folder that can be written"):
+        check_nvme(Path("/nowhere"), 1 << 20)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="1 MB free, parameters and states need 70 MB"):
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+        check_nvme(tmp_path, 10 << 20)
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        with pytest.raises(ClusterError, match="offload=nvme: DeepSpeed needs libaio on each node; install libaio-dev"):
+            check_nvme(tmp_path, 1 << 20)
+
+
+def test_a_base_with_dropout_is_trained_without(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    prepare_process("cpu", 1)
+    model, ids = build_engine(settings(), str(folder)).module, torch.arange(20)[None]
+    assert model.training and torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
