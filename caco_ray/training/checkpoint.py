@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import torch.distributed as dist
 
-from caco_ray.errors import CacoError
+from caco_ray.errors import CacoError, StorageError
 from caco_ray.training.types import Totals
 
 KEEP = 2
 _TAG = "state"
 _UNIVERSAL_TAG = "state_universal"
-_WORLD_FILE = "ranks.txt"  # how many wrote the checkpoint
+_CONVERTERS = 4  # processes; each holds the share of one rank
+WORLD_FILE = "ranks.txt"  # how many wrote the checkpoint
 
 
 class Checkpoints(Protocol):
@@ -85,7 +86,7 @@ def save_state(engine: Any, folder: Path, step: int, totals: Totals) -> None:
     client_state = {"caco_step": step, "caco_totals": asdict(totals)}
     engine.save_checkpoint(str(folder), tag=_TAG, client_state=client_state)
     if dist.get_rank() == 0:
-        (folder / _WORLD_FILE).write_text(str(dist.get_world_size()))
+        (folder / WORLD_FILE).write_text(str(dist.get_world_size()))
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def loadable(folder: Path | None, scratch: Path, shared_disk: bool = True) -> It
         yield None
         return
     sharded = any((folder / _TAG).glob("*optim_states.pt"))  # without ZeRO every rank has everything
-    if not sharded or int((folder / _WORLD_FILE).read_text()) == dist.get_world_size():
+    if not sharded or int((folder / WORLD_FILE).read_text()) == dist.get_world_size():
         yield Loadable(folder)
         return
     converted = scratch / "universal"
@@ -111,15 +112,30 @@ def loadable(folder: Path | None, scratch: Path, shared_disk: bool = True) -> It
 
 
 def _convert(folder: Path, target: Path) -> None:
-    """In a process of its own: DeepSpeed offers a command, prints what it does, and holds what it reads."""
+    """In a process of its own: DeepSpeed offers a command, prints what it does, and holds what it reads.
+
+    Raises:
+        StorageError: too little room.
+        CacoError: the command failed.
+    """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
+    states = sum(path.stat().st_size for path in (folder / _TAG).glob("*optim_states.pt"))
+    needed_mb, free_mb = 2 * states >> 20, shutil.disk_usage(target).free >> 20  # parts of parameters, and what is merged from them
+    if free_mb < needed_mb:
+        raise StorageError(
+            f"{target}: {free_mb:,} MB free, turning the checkpoint into one for another number of workers needs {needed_mb:,} MB: "
+            "make room, or go on with the workers that wrote it"
+        )
+    workers = str(min(_CONVERTERS, len(os.sched_getaffinity(0))))
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder / _TAG), "--output_folder", str(target / _UNIVERSAL_TAG)]
-    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CacoError(f"{folder}: cannot be converted for another number of workers ({done.stderr.strip().splitlines()[-1]})")
+        said = done.stderr.strip().splitlines()  # nothing where the kernel ended it for want of memory
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise CacoError(f"{folder}: cannot be converted for another number of workers ({reason})")
 
 
 def load_state(engine: Any, checkpoint: Loadable) -> tuple[int, Totals]:

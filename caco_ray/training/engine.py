@@ -2,19 +2,23 @@
 
 import logging
 import os
+import shutil
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import ClusterError
+from caco_ray.errors import ClusterError, StorageError
 from caco_ray.training.attention import check_packable, choose_flash, use_packed_attention
+from caco_ray.training.base import weight_bytes
 from caco_ray.training.lora import add_adapters
+from caco_ray.training.types import PATIENCE_S
 
-_PATIENCE = timedelta(hours=2)  # under torchrun all ranks wait while the first one tokenises
+_NVME_STATE = 14 / 2  # as in a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
@@ -35,7 +39,7 @@ def prepare_process(device: str, cpus: int) -> None:
         _keep_freed_memory()
     backend = "nccl" if device == "cuda" else "gloo"
     if not dist.is_initialized() and "RANK" in os.environ:  # under torchrun; Ray Train has done it already
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=timedelta(seconds=PATIENCE_S))
     elif not dist.is_initialized():  # alone
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -91,11 +95,14 @@ def build_engine(training: TrainingConfig, base: str, *, universal: bool = False
 
     Raises:
         ModelError: the model cannot be trained as the config asks.
-        ClusterError: the GPU has no flash-attention and the config wants nothing else.
+        ClusterError: the GPU has no flash-attention and the config wants nothing else, or this node cannot offload to its disk.
+        StorageError: `nvme_dir` is not there, or has too little room.
     """
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
+    if training.offload == "nvme":
+        check_nvme(Path(str(training.nvme_dir)), weight_bytes(Path(base)))
     config = deepspeed_config(training, universal=universal)
     loading = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None  # while it lives, from_pretrained loads into shards
     model = _model(training, base)
@@ -106,11 +113,13 @@ def build_engine(training: TrainingConfig, base: str, *, universal: bool = False
 
 
 def _model(training: TrainingConfig, base: str) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, training.dtype), local_files_only=True)
+    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    _drop_nothing(config)
+    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=getattr(torch, training.dtype), local_files_only=True)
     model.config.use_cache = False
     model.train()
     if training.gpus_per_worker:
@@ -125,6 +134,34 @@ def _model(training: TrainingConfig, base: str) -> Any:
     if training.lora is not None:
         add_adapters(model, training.lora)
     return model
+
+
+def _drop_nothing(config: Any) -> None:
+    """No dropout, whatever the base was trained with: packed attention has none, and nothing random need be saved for a resumed training to
+    go on as an undisturbed one."""
+    text = config.get_text_config()
+    for name, value in text.to_dict().items():
+        if name.endswith(("dropout", "pdrop")) and isinstance(value, float):
+            setattr(text, name, 0.0)
+
+
+def check_nvme(folder: Path, base_bytes: int) -> None:
+    """Whether parameters and optimizer states can be kept in `folder`, on a disk of this node.
+
+    Raises:
+        ClusterError: DeepSpeed's asynchronous reads and writes cannot be compiled here.
+        StorageError: no such folder, or too little room.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise StorageError(f"training nvme_dir={folder}: no folder that can be written on this node; make it, or give another one")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / dist.get_world_size()
+    needed_mb, free_mb = int(_NVME_STATE * base_bytes * here) >> 20, shutil.disk_usage(folder).free >> 20
+    if free_mb < needed_mb:
+        raise StorageError(f"training nvme_dir={folder}: {free_mb:,} MB free, parameters and states need {needed_mb:,} MB: make room")
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise ClusterError("training offload=nvme: DeepSpeed needs libaio on each node; install libaio-dev, or take offload=cpu")
 
 
 def _use_liger(model: Any) -> None:

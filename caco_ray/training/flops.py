@@ -2,16 +2,20 @@
 
 Counted is what the model needs, not what is computed again for activation checkpointing: 2 FLOPs per weight and token forward, 2 more
 for the gradient of the activations, 2 more for that of a weight which is trained. The output head counts at learned positions only,
-attention on the causal half only; so these figures are lower than those of formulas that count both whole.
+attention on the causal half only; so these figures are lower than those of formulas that count both whole. Of a mixture of experts those
+count that a token passes.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-# Dense bf16 TFLOP/s of NVIDIA's data sheets, by a part of the device's name.
+from caco_ray.config import TrainingConfig
+
+# Dense bf16 TFLOP/s of NVIDIA's data sheets, by words of the device's name. The NVL cards of H100 and H200 are slower, and not known here.
 PEAK_TFLOPS = {"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0}
 
 
@@ -32,21 +36,36 @@ class ModelFlops:
 def model_flops(model: Any) -> ModelFlops:
     """Of a transformers causal model, with or without adapters. Sizes under ZeRO-3 are the true ones (`ds_numel`)."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = [parameter for parameter in model.parameters() if parameter is not embedding and parameter is not head]
+    weights = {name: weight for name, weight in model.named_parameters() if weight is not embedding and weight is not head}
     config = model.config.get_text_config()
+    passed = _passed_experts(config)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pair = 4 * config.num_hidden_layers * config.num_attention_heads * size  # scores, and their product with the values
-    return ModelFlops(sum(_factor(weight) * _numel(weight) for weight in weights), _factor(head) * _numel(head), 3 * pair)
+    per_token = sum(_factor(weight) * _numel(weight) * (passed if ".experts." in name else 1) for name, weight in weights.items())
+    return ModelFlops(per_token, _factor(head) * _numel(head), 3 * pair)
 
 
-def peak_flops(device: str, given_tflops: float | None) -> float | None:
+def _passed_experts(config: Any) -> float:
+    """The share of the experts that a token passes. The families name their number differently."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    experts = next((count for name in names if (count := getattr(config, name, None))), 1)
+    return (getattr(config, "num_experts_per_tok", None) or experts) / experts
+
+
+def peak_flops(device: str, training: TrainingConfig) -> float | None:
     """FLOP/s of one device; None where nobody knows."""
-    if given_tflops is not None:
-        return given_tflops * 1e12
-    if not device.startswith("cuda"):
+    if training.peak_tflops is not None:
+        return training.peak_tflops * 1e12
+    if not device.startswith("cuda") or training.dtype != "bfloat16":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
+    return known_peak(torch.cuda.get_device_name(device))
+
+
+def known_peak(name: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by its name."""
+    if re.search(r"\bNVL\b", name):
+        return None
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def _factor(weight: torch.Tensor) -> int:

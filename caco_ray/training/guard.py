@@ -1,4 +1,7 @@
-"""Stops a training whose loss is not a number or jumps, before the step is applied, and names the rows of the step."""
+"""Stops a training whose loss is not a number or jumps, before the step is applied, and names the rows of the step.
+
+The norm of the gradient is known when DeepSpeed has applied it; where that is not a number, nothing of the step is kept.
+"""
 
 import json
 import math
@@ -30,6 +33,6 @@ def diverged(what: str, step: int, steps: int, row_ids: list[str], folder: Path,
     named = ", ".join(row_ids[:_NAMED_ROWS])
     more = f" and {len(row_ids) - _NAMED_ROWS} more in {FILE_NAME}" if len(row_ids) > _NAMED_ROWS else ""
     return UserError(
-        f"training diverged at step {step} of {steps} ({what}); lower training learning_rate, "
-        f"or look at the rows of the step: {named}{more}"
+        f"training diverged at step {step} of {steps} ({what}); lower training learning_rate, which needs another "
+        f"output folder or run.dir, or look at the rows of the step: {named}{more}"
     )

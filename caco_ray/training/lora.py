@@ -1,5 +1,7 @@
 """Low-rank adapters by `peft`, put into the model in place, and merged into its weights for the export."""
 
+from typing import Any
+
 import torch
 
 from caco_ray.config import LoraConfig
@@ -8,21 +10,28 @@ from caco_ray.errors import ModelError
 _ADAPTER = "default"
 
 
-def add_adapters(model: torch.nn.Module, config: LoraConfig) -> None:
+def add_adapters(model: Any, config: LoraConfig) -> None:
     """Freeze the model and add trainable adapters.
 
     Raises:
-        ModelError: the model has none of the layers that `targets` name.
+        ModelError: the model has none of the layers that `targets` name, or they are no linear layers, or the output head: its weight may
+            be that of the input embedding too, which has no such adapter.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
+    head = model.get_output_embeddings()
     targets = list(config.targets) or "all-linear"
     settings = PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
     try:
         inject_adapter_in_model(settings, model, _ADAPTER)
     except ValueError as error:
         raise ModelError(f"training lora.targets={list(config.targets)}: {str(error).splitlines()[0]}") from error
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and (layer.base_layer is head or not isinstance(layer.base_layer, torch.nn.Linear)):
+            what = "the output head" if layer.base_layer is head else f"a {type(layer.base_layer).__name__}"
+            raise ModelError(f"training lora.targets={list(config.targets)}: {name} is {what}; name linear layers inside the model")
 
 
 def merged(state: dict[str, torch.Tensor], config: LoraConfig) -> dict[str, torch.Tensor]:

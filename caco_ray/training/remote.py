@@ -27,11 +27,13 @@ from caco_ray.store.transfer import fetch_folder, send_folder
 from caco_ray.training.base import check_base
 from caco_ray.training.prepare import RESULT_FILE, SKIPPED_FILE, WORK_FOLDER, Prepared, check_disk, prepare
 from caco_ray.training.progress import BOARD_FOLDER, FILE_NAME, beside
-from caco_ray.training.trainer import Gauges, RayCheckpoints, fit, run_worker
+from caco_ray.training.ray_checkpoints import RayCheckpoints, mend_note
+from caco_ray.training.trainer import Gauges, fit, run_worker
 from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
 
 _TOKENS, _STEP = "tokens.arrow", "step.json"
 _MODEL = "model"
+_WHOLE = "whole"  # names the slot
 _STEP_EVERY_S, _CURVE_EVERY_S = 5.0, 60.0
 
 
@@ -55,6 +57,7 @@ def train_remote(
         prepared = prepare(training, base, data, Path(place), shared_disk=False)
         work = output / WORK_FOLDER
         work.put(_TOKENS, Path(prepared.config.tokens))
+        mend_note(work / prepared.name)
         storage, path = work.for_arrow()
         run = RunConfig(name=prepared.name, storage_path=path, storage_filesystem=storage)
         given = {"config": replace(prepared.config, base=base), "name": prepared.name, "output": output}
@@ -81,33 +84,65 @@ def _train_worker(given: dict[str, Any]) -> None:
     place = Path(tempfile.gettempdir()) / f"caco-{given['name']}"  # one of each node; a killed attempt may have left its own
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
+    best = _BestModel(place / _MODEL, output / WORK_FOLDER / f"{given['name']}-best") if first else None
     if context.get_local_rank() == 0:
-        _furnish(config, output, place, with_curve=first)
+        _furnish(config, output, place, best)
     barrier()
     here = replace(config, base=str(check_base(config.base)), tokens=str(place / _TOKENS), output_dir=str(place))
     sender = _Sender(place, output)
-    result = run_worker(here, _SendingCheckpoints(sender if first else None), sender.on_step)
+    result = run_worker(here, _SendingCheckpoints(place, sender, best), sender.on_step)
     if first:
         sender.send_curve()
-        sender.send_model()
+        if "user_error" not in result:
+            output.delete(_MODEL)  # part of one that a killed attempt was sending
+            send_folder(place / _MODEL, output / _MODEL)
         output.write(RESULT_FILE, _json(result))
     barrier()
     if context.get_local_rank() == 0:
         shutil.rmtree(place)
 
 
-def _furnish(config: TrainLoopConfig, output: Folder, place: Path, with_curve: bool) -> None:
-    """Put what the ranks of this node need into `place`."""
+def _furnish(config: TrainLoopConfig, output: Folder, place: Path, best: "_BestModel | None") -> None:
+    """Put what the ranks of this node need into `place`; on that of rank 0 with the `best` model so far and the curve."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     check_disk(config.training, check_base(config.base), place, checkpoints=1)  # the one that is being sent
     (output / WORK_FOLDER).get(_TOKENS, place / _TOKENS)
-    if not with_curve:
-        return
-    with contextlib.suppress(FileNotFoundError):
-        output.get(FILE_NAME, place / FILE_NAME)
-    with contextlib.suppress(FileNotFoundError):  # the best one so far, where training stops early
-        fetch_folder(output / _MODEL, place).rename(place / _MODEL)
+    if best is not None:
+        best.fetch()
+        with contextlib.suppress(FileNotFoundError):
+            output.get(FILE_NAME, place / FILE_NAME)
+
+
+class _BestModel:
+    """The best model so far of a training that stops early, in the store beside its checkpoints: `kept` has two slots, taken in turn, and
+    a file, written last, that names the one whose model is whole."""
+
+    def __init__(self, local: Path, kept: Folder) -> None:
+        self._local, self._kept = local, kept
+        self._slot, self._sent = "", 0
+
+    def fetch(self) -> None:
+        try:
+            self._slot = self._kept.read(_WHOLE).decode()
+        except FileNotFoundError:
+            return
+        fetch_folder(self._kept / self._slot, self._local.parent).rename(self._local)
+        self._sent = self._version()
+
+    def send(self) -> None:
+        """If there is a new one."""
+        if not self._local.exists() or self._version() == self._sent:
+            return
+        slot = "b" if self._slot == "a" else "a"
+        self._kept.delete(slot)
+        send_folder(self._local, self._kept / slot)
+        self._kept.write(_WHOLE, slot.encode())
+        self._slot, self._sent = slot, self._version()
+
+    def _version(self) -> int:
+        """Exports are folders made anew."""
+        return self._local.stat().st_mtime_ns
 
 
 class _Sender:
@@ -119,13 +154,15 @@ class _Sender:
         self._step_at = self._curve_at = time.monotonic()
 
     def on_step(self, step: Step) -> None:
+        """Figures for people: where the store refuses them, newer ones come."""
         self._gauges.set(step)
         now = time.monotonic()
-        if now - self._step_at >= _STEP_EVERY_S or step.step == step.steps:
-            self._step_at = now
-            (self._output / WORK_FOLDER).write(_STEP, _json(asdict(step)))
-        if now - self._curve_at >= _CURVE_EVERY_S:
-            self.send_curve()
+        with contextlib.suppress(StorageError):
+            if now - self._step_at >= _STEP_EVERY_S or step.step == step.steps:
+                self._step_at = now
+                (self._output / WORK_FOLDER).write(_STEP, _json(asdict(step)))
+            if now - self._curve_at >= _CURVE_EVERY_S:
+                self.send_curve()
 
     def send_curve(self) -> None:
         self._curve_at = time.monotonic()
@@ -134,22 +171,17 @@ class _Sender:
             send_folder(self._place / BOARD_FOLDER, self._output / BOARD_FOLDER)
 
 
-    def send_model(self) -> None:
-        if (self._place / _MODEL).exists():
-            self._output.delete(_MODEL)
-            send_folder(self._place / _MODEL, self._output / _MODEL)
-
-
 class _SendingCheckpoints(RayCheckpoints):
-    """The curve, and the best model so far, are in the store before the checkpoint that continues them."""
+    """The curve, and the best model so far, are in the store before the checkpoint that continues them. Rank 0 has `best`."""
 
-    def __init__(self, sender: _Sender | None) -> None:
-        self._sender = sender
+    def __init__(self, place: Path, sender: _Sender, best: _BestModel | None) -> None:
+        super().__init__(place)
+        self._sender, self._best = sender, best
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        if self._sender is not None:
+        if self._best is not None:
             self._sender.send_curve()
-            self._sender.send_model()
+            self._best.send()
         super().save(step, write)
 
 

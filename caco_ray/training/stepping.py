@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.utils import get_total_norm
 
 from caco_ray.config import TrainingConfig
+from caco_ray.errors import CacoError
 from caco_ray.training.attention import CpuAttention
 from caco_ray.training.batches import Batch, packed_batch, padded_batch
 from caco_ray.training.checkpoint import Loadable, load_state
@@ -41,7 +43,7 @@ class Stepper:
         padded_on_cpu = config.device == "cpu" and config.training.batching == "by_length"
         self._attention = CpuAttention(self.engine.module) if padded_on_cpu else None
         self._flops = model_flops(self.engine.module)
-        self._peak = peak_flops(self.device, config.training.peak_tflops)
+        self._peak = peak_flops(self.device, config.training)
         self.done, self.totals = (0, Totals()) if checkpoint is None else load_state(self.engine, checkpoint)
 
     @property
@@ -63,8 +65,7 @@ class Stepper:
         share = self._share(examples)
         loss = self._forward_backward(share, learned)
         self._stop_on(check_loss(loss, self.totals.losses, self.training.max_loss_spike), examples)
-        self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        grad_norm = self._update()
         self._stop_on(None if math.isfinite(grad_norm) else f"gradient norm {grad_norm}", examples)
         seconds, flops = time.monotonic() - begun, self._flops.of(self.file.lengths[examples], learned)
         self._count(tokens, learned, share.slots, flops, seconds, loss)
@@ -95,6 +96,17 @@ class Stepper:
             self.engine.backward(loss * (dist.get_world_size() / learned))  # DeepSpeed takes the mean over ranks
             total += loss.item()
         return self._over_ranks(total) / learned
+
+    def _update(self) -> float:
+        """Clip and apply the gradient of all ranks; returns its norm before."""
+        norm = None
+        if self.training.zero_stage == 0 and self.training.dtype == "float32":  # DeepSpeed clips, and tells no norm
+            norm = get_total_norm(weight.grad for weight in self.engine.module.parameters() if weight.grad is not None)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        if norm is None:
+            raise CacoError(f"DeepSpeed gives no norm of the gradient at ZeRO stage {self.training.zero_stage}")
+        return float(norm)
 
     def _loss(self, members: list[int]) -> torch.Tensor:
         """Sum over the learned tokens of one forward pass."""

@@ -5,8 +5,6 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 """
 
 import contextlib
-import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,22 +12,22 @@ from typing import Any
 
 import ray.train
 from ray.exceptions import RayTaskError
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import CacoError, UserError
+from caco_ray.errors import CacoError, ClusterError, StorageError, UserError
 from caco_ray.metrics import TRAINING
 from caco_ray.store import Folder
 from caco_ray.telemetry import exported
 from caco_ray.training.checkpoint import KEEP, Checkpoints, NoCheckpoints
-from caco_ray.training.prepare import prepare, write_result
+from caco_ray.training.prepare import WORK_FOLDER, prepare, write_result
 from caco_ray.training.progress import following
-from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
+from caco_ray.training.ray_checkpoints import RayCheckpoints, mend_note
+from caco_ray.training.types import PATIENCE_S, Step, TrainingData, TrainLoopConfig, TrainResult
 
-_NOTE = "checkpoint_manager_snapshot.json"
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
 _MAX_STARTS = 60  # of a minute each while nodes are coming; Ray Train alone would try for ever, also where workers cannot live
 
@@ -40,14 +38,12 @@ def train_model(
     base: str,
     data: Sequence[TrainingData],
     output_dir: Path,
-    storage_dir: str | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> TrainResult:
     """Fine-tune `base` on the mixture `data` and leave the model in `output_dir/model`.
 
     `output_dir` is on a disk that all workers see; it also gets `progress.jsonl` (the loss curve), `tensorboard/`, `skipped.jsonl` and
-    `result.json`. `storage_dir` (a path or URL for `pyarrow.fs`) holds checkpoints while training runs; default `output_dir/work`.
-    `on_step` is called from a thread of this process.
+    `result.json`; checkpoints are in `work/` while it trains. `on_step` is called from a thread of this process.
 
     Raises:
         ModelError: `base` is not a model folder, or cannot be trained as `training` asks.
@@ -55,8 +51,8 @@ def train_model(
         UserError: no usable examples, or the training diverged.
     """
     prepared = prepare(training, base, data, output_dir)
-    storage = storage_dir or str(prepared.work.absolute())
-    forget_torn_note(Folder(storage) / prepared.name)
+    storage = str(prepared.work.absolute())
+    mend_note(Folder(storage) / prepared.name)
     run = RunConfig(name=prepared.name, storage_path=storage)
     with following(output_dir, on_step):
         fit(_train_worker, {"config": prepared.config}, prepared.config, run)
@@ -82,19 +78,6 @@ def _fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config
         _ray_trainer(worker, given, config, run).fit()
 
 
-def forget_torn_note(run: Folder) -> None:
-    """Ray Train notes its checkpoints in a file that it writes in place: cut off by a kill, it would stop every restart.
-
-    Without its folder the training starts over.
-    """
-    try:
-        json.loads(run.read(_NOTE))
-    except FileNotFoundError:
-        return
-    except ValueError:
-        run.delete("")
-
-
 def _ray_trainer(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> TorchTrainer:
     training = config.training
     resources = {"CPU": float(training.cpus_per_worker)} | ({"GPU": 1.0} if training.gpus_per_worker else {})
@@ -108,23 +91,29 @@ def _ray_trainer(worker: Callable[[dict[str, Any]], None], given: dict[str, Any]
         train_loop_config=given,
         scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=bool(training.gpus_per_worker), resources_per_worker=resources),
         run_config=run,
-        torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo", timeout_s=PATIENCE_S),
     )
 
 
 def _train_worker(given: dict[str, Any]) -> None:
     config: TrainLoopConfig = given["config"]
-    result = run_worker(config, RayCheckpoints(), Gauges(Path(config.output_dir).name).set)
+    result = run_worker(config, RayCheckpoints(Path(config.output_dir) / WORK_FOLDER), Gauges(Path(config.output_dir).name).set)
     if ray.train.get_context().get_world_rank() == 0:
         write_result(config, result)
 
 
 def run_worker(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Callable[[Step], None]) -> dict[str, Any]:
-    """The loop on this rank: fields of a `TrainResult`, or what the user must know."""
+    """The loop on this rank: fields of a `TrainResult`, or what the user must know.
+
+    Raises:
+        StorageError, ClusterError: this time; Ray Train starts again from the last checkpoint.
+    """
     from caco_ray.training.loop import train_loop  # imports torch: the driver has no need of it
 
     try:
         return asdict(train_loop(config, checkpoints if config.training.checkpoint_every_steps else NoCheckpoints(), on_step))
+    except (StorageError, ClusterError):
+        raise
     except UserError as error:  # the data's fault, not a worker's: no restart would help, so it is a result
         return {"user_error": str(error)}
 
@@ -141,24 +130,6 @@ class Gauges:
             value = getattr(step, name)
             if value is not None:
                 gauge.set(value, self._tags)
-
-
-class RayCheckpoints:
-    """Checkpoints in Ray Train's storage: the files of all ranks are merged into one folder there."""
-
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        with tempfile.TemporaryDirectory(prefix="caco-checkpoint-") as folder:
-            write(Path(folder))
-            ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
-
-    @contextlib.contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from caco_ray.config import TrainingConfig
 from caco_ray.prompts import Segment
 from caco_ray.schema import Row
 
+PATIENCE_S = 7200  # of ranks that wait for one which tokenises or converts a checkpoint
 Rows = Callable[[], Iterable[Row]]  # opens the data set; each row has `row_id`
 Examples = Callable[[Row], list[tuple[Segment, ...]]]  # training sequences of one row
 
@@ -42,7 +43,7 @@ class TrainLoopConfig:
 
 @dataclass(frozen=True)
 class TokenStats:
-    """What tokenising gave. `skipped` counts sequences by reason; their row ids are in `skipped.jsonl`."""
+    """What tokenising gave. `skipped` counts rows and sequences that were left out, by reason (see data.py); `skipped.jsonl` names them."""
 
     rows: int
     examples: int
@@ -95,7 +96,8 @@ class TrainResult:
 
     steps: int
     examples: int  # trained on
-    skipped_too_long: int
+    skipped: dict[str, int]  # left out before the loop, by reason
+    replaced_template: bool  # the base's chat template gave way to that of the training
     tokens: int
     learned_tokens: int
     final_loss: float  # mean of the last tenth of the steps
@@ -105,3 +107,10 @@ class TrainResult:
     heldout_loss: float | None  # of the exported model
     mfu: float | None
     stopped_early: bool
+
+    @property
+    def remarks(self) -> str:
+        """What was left out or replaced, to follow a line of figures; empty where nothing was."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        replaced = "; the base's chat template gave way to that of the training" if self.replaced_template else ""
+        return (f"; left out: {left_out}" if left_out else "") + replaced

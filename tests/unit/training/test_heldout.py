@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from caco_ray.errors import UserError
+from caco_ray.errors import CacoError, UserError
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints
 from caco_ray.training.data import TokenFile, write_tokens
@@ -79,6 +79,9 @@ def test_a_training_that_gets_worse_stops_early_and_leaves_its_best_model(make: 
     assert result.stopped_early and result.steps < read_progress(tmp_path)[-1].steps
     assert min(losses) == losses[-3] == result.heldout_loss
     assert loss_of(tmp_path / "model", heldout_tokens) == pytest.approx(losses[-3], rel=1e-4)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(CacoError, match="the best model is gone"):  # never a training without a model
+        train_loop(make(tmp_path, **changes), FolderCheckpoints(tmp_path / "checkpoints"))
 
 
 def test_a_jump_of_the_loss_stops_before_it_is_learned(make: Make, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from caco_ray.errors import UserError
-from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints
+from caco_ray.errors import CacoError, StorageError, UserError
+from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints, _convert
 from caco_ray.training.loop import train_loop
 from caco_ray.training.progress import read_progress
 from caco_ray.training.stepping import learning_rate
@@ -17,6 +19,7 @@ from caco_ray.training.types import TrainLoopConfig
 from tests.unit.training.conftest import run_ranks, settings
 
 Make = Callable[..., TrainLoopConfig]
+FEW = {"max_steps": 3, "learning_rate": 1e-3}
 PACKED = {"batching": "packed", "max_length": 128}
 
 
@@ -31,14 +34,17 @@ def resumed(config: TrainLoopConfig) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def runs(loop_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(loop_config: Make, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank with one pass a step, and two ranks with two passes at every ZeRO stage; the last training is killed at step 6."""
     root = tmp_path_factory.mktemp("runs")
     for name, changes in {"alone": {"micro_batch_rows": 8}, "packed_alone": {**PACKED, "micro_batch_rows": 8}}.items():
         (root / name).mkdir()
         train_loop(loop_config(root / name, zero_stage=0, **changes), NoCheckpoints())
+    (root / "smollm2_alone").mkdir()
+    train_loop(replace(loop_config(root / "smollm2_alone", zero_stage=0, micro_batch_rows=8, **FEW), base=str(smollm2)), NoCheckpoints())
     two = {"workers": 2, "micro_batch_rows": 2}
     configs = [
+        *[replace(loop_config(root / f"smollm2_{stage}", zero_stage=stage, **FEW, **two), base=str(smollm2)) for stage in (1, 2, 3)],
         *[loop_config(root / f"zero{stage}", zero_stage=stage, checkpoint_every_steps=6, **two) for stage in (0, 1, 2, 3)],
         loop_config(root / "bf16", zero_stage=2, dtype="bfloat16", activation_checkpointing=True, **two),
         *[loop_config(root / f"packed{stage}", zero_stage=stage, **PACKED, workers=2, micro_batch_rows=1) for stage in (1, 3)],
@@ -68,6 +74,31 @@ def test_the_loss_curve_does_not_depend_on_how_the_work_is_cut(runs: Path, name:
     assert len(expected) == 12
     assert expected[-1] < expected[0] - 0.5  # it learns
     assert curve(runs / name) == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_ranks_train_the_shapes_of_smollm2_as_one_does(stage: int, runs: Path) -> None:
+    expected = curve(runs / "smollm2_alone")
+    assert len(expected) == 3 and expected[-1] < expected[0] - 0.5
+    assert curve(runs / f"smollm2_{stage}") == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "offload"])
+def test_the_norm_of_the_gradient_is_that_of_all_ranks_at_every_stage(runs: Path, name: str) -> None:
+    expected, norms = ([step.grad_norm for step in read_progress(runs / folder)] for folder in ("alone", name))
+    assert min(expected) > 0 and norms == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_gradients_are_clipped(stage: int, loop_config: Make, base: Path, tmp_path: Path) -> None:
+    """AdamW forgets the size of gradients, but not beside its epsilon of 1e-8."""
+    from transformers import AutoModelForCausalLM
+
+    train_loop(loop_config(tmp_path, zero_stage=stage, max_grad_norm=1e-12, weight_decay=0, max_steps=2), NoCheckpoints())
+    assert min(step.grad_norm for step in read_progress(tmp_path)) > 0.1  # as it was before
+    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (base, tmp_path / "model"))
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["alone", "zero1", "zero2", "zero3"])
@@ -113,6 +144,18 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(stage: int, runs: Path, loop
     assert after[:6] == before[:6]
     assert after[6].seconds != before[6].seconds  # these were trained anew
     assert not (smaller / "universal").exists()
+
+
+def test_a_checkpoint_that_cannot_be_converted_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # as a converter that the kernel ends: it says nothing
+    with pytest.raises(CacoError, match=r"cannot be converted for another number of workers \(exit code 1\)"):
+        _convert(tmp_path, tmp_path / "universal")
+    (tmp_path / "state" / "zero_pp_rank_0_optim_states.pt").write_bytes(bytes(1 << 20))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    with pytest.raises(StorageError, match="1 MB free, .* needs 2 MB"):
+        _convert(tmp_path, tmp_path / "universal")
 
 
 def test_a_diverged_step_stops_with_its_rows(loop_config: Make, tmp_path: Path) -> None:

@@ -65,3 +65,10 @@ def test_layers_that_are_not_there_are_one_clear_line(base: Path) -> None:
     prepare_process("cpu", 1)
     with pytest.raises(ModelError, match=r"lora.targets=\['nothing'\]: .*not found"):
         build_engine(settings(lora={"targets": ["nothing"]}), str(base))
+
+
+@pytest.mark.parametrize(("target", "what"), [("lm_head", "lm_head is the output head"), ("embed_tokens", "model.embed_tokens is a Embedding")])
+def test_layers_whose_adapters_would_be_lost_are_refused(target: str, what: str, base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with pytest.raises(ModelError, match=rf"lora.targets=\['{target}'\]: {what}; name linear layers inside the model"):
+        add_adapters(model, LoraConfig(targets=(target,)))

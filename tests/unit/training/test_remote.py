@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,9 +14,9 @@ import pytest
 import ray
 
 from caco_ray.engines.model_folder import find_folder
-from caco_ray.errors import ModelError, UserError
+from caco_ray.errors import ModelError, StorageError, UserError
 from caco_ray.store import Folder
-from caco_ray.training.remote import train_remote
+from caco_ray.training.remote import _BestModel, _Sender, train_remote
 from caco_ray.training.types import Step
 from tests.s3_server import Door
 from tests.unit.training.conftest import made_up, settings
@@ -53,14 +54,15 @@ def test_a_training_survives_a_killed_worker_and_leaves_model_and_curve_in_the_s
     seen: list[Step] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(s3, killed))
     killer.start()
-    training = settings(workers=2, zero_stage=3, epochs=20, checkpoint_every_steps=20)
+    best = {"heldout_fraction": 0.1, "evaluate_every_steps": 10, "early_stop_after": 100}  # its best models go to the store as it trains
+    training = settings(workers=2, zero_stage=3, epochs=20, checkpoint_every_steps=20, **best)
     result = train_remote(training, base=str(base), data=[made_up()], output=s3, on_step=seen.append)
     killer.join()
-    assert killed and result.steps == 120
+    assert killed and result.steps > 60
     curve = [json.loads(line)["step"] for line in s3.read("progress.jsonl").splitlines()]
-    assert curve == list(range(1, 121))
+    assert curve == list(range(1, result.steps + 1))
     assert s3.names() == ["model", "progress.jsonl", "result.json", "skipped.jsonl", "tensorboard"]
-    assert [step.step for step in seen] == sorted({step.step for step in seen}) and seen[-1].steps == 120
+    assert [step.step for step in seen] == sorted({step.step for step in seen}) and seen[-1].steps == result.steps
 
     from transformers import AutoModelForCausalLM
 
@@ -69,6 +71,47 @@ def test_a_training_survives_a_killed_worker_and_leaves_model_and_curve_in_the_s
     AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     (s3 / "model").write("config.json", (folder / "config.json").read_bytes() + b"\n")
     assert find_folder(f"{s3}/model", None) != folder  # another model has come there
+
+
+def write_model(folder: Path, weights: str) -> None:
+    """As an export does: a folder made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "config.json").write_text(weights)
+    (folder / "model.safetensors").write_text(weights)
+
+
+def test_the_best_model_so_far_is_sent_once_and_never_in_parts(door: Door, s3: Folder, tmp_path: Path) -> None:
+    model, kept = tmp_path / "one" / "model", s3 / "best"
+    (tmp_path / "one").mkdir()
+    best = _BestModel(model, kept)
+    best.send()  # there is none yet
+    for weights in ("first", "second"):
+        write_model(model, weights)
+        best.send()
+    asked = len(door.requests)
+    best.send()
+    assert len(door.requests) == asked
+    write_model(model, "third")
+    door.next("PUT", "model.safetensors", "AccessDenied")
+    with pytest.raises(StorageError):
+        best.send()
+    (tmp_path / "two").mkdir()
+    after = _BestModel(tmp_path / "two" / "model", kept)
+    after.fetch()
+    assert {path.read_text() for path in (tmp_path / "two" / "model").iterdir()} == {"second"}
+    asked = len(door.requests)
+    after.send()
+    assert len(door.requests) == asked  # it is there
+
+
+def test_figures_that_the_store_refuses_do_not_end_a_training(door: Door, s3: Folder, tmp_path: Path) -> None:
+    sender, step = _Sender(tmp_path, s3), Step(1, 1, 0.5, 2.0, 1e-4, 0.7, 100, 50.0, 2.0)
+    door.next("PUT", "step.json", "AccessDenied")
+    sender.on_step(step)
+    assert not s3.exists("work/step.json")
+    sender.on_step(step)
+    assert s3.exists("work/step.json")
 
 
 def test_what_is_wrong_with_the_data_is_one_line_and_leaves_no_result(store_ray: None, base: Path, s3: Folder) -> None:

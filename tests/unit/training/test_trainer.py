@@ -1,25 +1,36 @@
 """`train_model` on a real local Ray."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import ray
+from ray.train import CheckpointConfig
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.storage import StorageContext
 
-from caco_ray.errors import ModelError, StorageError, UserError
+from caco_ray.errors import ClusterError, ModelError, StorageError, UserError
 from caco_ray.store import Folder
+from caco_ray.training.checkpoint import NoCheckpoints
+from caco_ray.training.loop import train_loop
+from caco_ray.training.prepare import prepare, write_result
 from caco_ray.training.progress import read_progress
-from caco_ray.training.trainer import forget_torn_note, train_model
-from caco_ray.training.types import Step
+from caco_ray.training.ray_checkpoints import mend_note
+from caco_ray.training.trainer import run_worker, train_model
+from caco_ray.training.types import Step, TrainLoopConfig, TrainResult
 from tests.unit.training.conftest import made_up, settings
 
+NOTE = "checkpoint_manager_snapshot.json"
 ROOT = Path(__file__).parents[3]
 DRIVER = """
 import sys
@@ -33,7 +44,8 @@ if __name__ == "__main__":
     ray.init(address=address, log_to_driver=False, runtime_env=RUNTIME)
     train_model(LONG, base=base, data=[made_up()], output_dir=Path(output))
 """
-LONG = settings(epochs=15, checkpoint_every_steps=15)
+LONG_SETTINGS = {"epochs": 15, "checkpoint_every_steps": 15}
+LONG = settings(**LONG_SETTINGS)
 # Ray Train's helpers are processes too: those that these tests do not need stay off.
 QUIET = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 RUNTIME = {"env_vars": {"PYTHONPATH": str(ROOT), **QUIET}}
@@ -56,7 +68,7 @@ def test_two_workers_train_and_errors_of_the_data_come_out_as_one_line(local_ray
     result = train(settings(workers=2, zero_stage=3, max_length=40), output_dir=tmp_path / "good", on_step=seen.append)
     assert [step.step for step in seen] == list(range(1, result.steps + 1))
     assert seen == read_progress(tmp_path / "good")
-    assert result.examples + result.skipped_too_long == 48 and result.skipped_too_long > 0
+    assert result.examples + result.skipped["too_long"] == 48 and result.remarks.startswith(f"; left out: {48 - result.examples} too_long; ")
     assert result.tokens == seen[-1].tokens > result.learned_tokens > 0
     assert result.final_loss == pytest.approx(seen[-1].loss)
     left = ["model", "progress.jsonl", "result.json", "skipped.jsonl", "tensorboard"]
@@ -66,7 +78,9 @@ def test_two_workers_train_and_errors_of_the_data_come_out_as_one_line(local_ray
     assert not (tmp_path / "bad" / "model").exists()
 
 
-def test_a_killed_driver_goes_on_from_the_last_checkpoint(local_ray: str, base: Path, tmp_path: Path) -> None:
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(
+    local_ray: str, base: Path, loop_config: Callable[..., TrainLoopConfig], tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", DRIVER, local_ray, str(base), str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
@@ -85,18 +99,101 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(local_ray: str, base: 
     after = read_progress(tmp_path / "out")
     assert [step.step for step in after] == list(range(1, 91))
     assert after[:15] == before[:15]  # not trained again
+    (undisturbed := tmp_path / "undisturbed").mkdir()
+    train_loop(loop_config(undisturbed, **LONG_SETTINGS), NoCheckpoints())
+    assert [step.loss for step in after] == pytest.approx([step.loss for step in read_progress(undisturbed)], rel=1e-5)
     assert not (tmp_path / "out" / "work").exists()
 
 
-@pytest.mark.parametrize(("note", "left"), [('{"checkpoint_results": []}', ["checkpoint", "checkpoint_manager_snapshot.json"]), ('{"check', None), ("", None), (None, ["checkpoint"])])
-def test_a_note_of_checkpoints_that_a_kill_cut_off_does_not_stop_the_next_start(note: str | None, left: list[str] | None, tmp_path: Path) -> None:
+def write_checkpoint(folder: Path) -> None:
+    """What two ranks leave of one."""
+    (folder / "state").mkdir(parents=True)
+    (folder / "ranks.txt").write_text("2")
+    for rank in (0, 1):
+        (folder / "state" / f"{rank}.pt").write_text("weights")
+        (folder / f"files-of-rank-{rank}.json").write_text(json.dumps({f"state/{rank}.pt": 7}))
+
+
+def known_to_ray(run: Path) -> list[str]:
+    """The checkpoints that Ray Train finds when it starts again, oldest first."""
+    manager = CheckpointManager(CheckpointConfig(num_to_keep=2), StorageContext(str(run.parent), run.name))
+    found = [result.checkpoint for result in manager.best_checkpoint_results]
+    assert not found or manager.latest_checkpoint_result.checkpoint == found[-1]
+    return [Path(checkpoint.path).name for checkpoint in found]
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """A training with a cut-off note of checkpoints 1 and 2, and one that a kill left half-copied; mended once."""
     run = tmp_path / "training-x"
-    run.mkdir()
-    (run / "checkpoint").write_text("weights")
-    if note is not None:
-        (run / "checkpoint_manager_snapshot.json").write_text(note)
-    forget_torn_note(Folder(str(run)))
-    assert (sorted(path.name for path in run.iterdir()) if run.exists() else None) == left
+    for name in ("checkpoint_1", "checkpoint_2", "checkpoint_3"):
+        write_checkpoint(run / name)
+    (run / "checkpoint_3" / "files-of-rank-1.json").unlink()
+    (run / NOTE).write_text('{"check')
+    mend_note(Folder(str(run)))
+    return run
+
+
+def test_a_note_of_checkpoints_that_a_kill_cut_off_is_written_anew(noted: Path) -> None:
+    assert known_to_ray(noted) == ["checkpoint_1", "checkpoint_2"]
+    assert not (noted / "checkpoint_3").exists()
+    before = (noted / NOTE).read_bytes()
+    mend_note(Folder(str(noted)))
+    assert (noted / NOTE).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["deleted", "shorter", "without a file", "list cut off"])
+def test_a_damaged_checkpoint_goes_and_the_one_before_is_taken(damage: str, noted: Path) -> None:
+    newest = noted / "checkpoint_2"
+    if damage == "deleted":
+        shutil.rmtree(newest)
+    elif damage == "without a file":
+        (newest / "state" / "0.pt").unlink()
+    else:
+        (newest / ("state/1.pt" if damage == "shorter" else "files-of-rank-1.json")).write_text("{")
+    mend_note(Folder(str(noted)))
+    assert known_to_ray(noted) == ["checkpoint_1"] and not newest.exists()
+
+
+def test_without_a_whole_checkpoint_a_training_starts_over(noted: Path) -> None:
+    (noted / NOTE).unlink()
+    mend_note(Folder(str(noted)))
+    assert known_to_ray(noted) == [] and not list(noted.glob("checkpoint_*"))
+
+
+@pytest.mark.parametrize("error", [StorageError("the store asks to slow down"), ClusterError("no GPU on this node")])
+def test_a_fault_of_storage_or_node_is_no_result_of_the_training(
+    error: UserError, loop_config: Callable[..., TrainLoopConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("caco_ray.training.loop.train_loop", fails)
+    with pytest.raises(type(error)):
+        run_worker(loop_config(tmp_path), NoCheckpoints(), lambda step: None)
+
+
+def test_a_kill_at_the_end_loses_no_file(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [replace(made_up(), fingerprint="rows")]  # its tokens are used again
+    prepared = prepare(settings(max_length=40), str(base), data, tmp_path)
+    write_result(prepared.config, {field.name: 0 for field in fields(TrainResult)})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("caco_ray.training.prepare._remove", Mock(side_effect=KeyboardInterrupt))
+        prepared.finish()
+    prepare(settings(max_length=40), str(base), data, tmp_path).finish()
+    assert (tmp_path / "skipped.jsonl").read_text() and not prepared.work.exists()
+
+
+@pytest.mark.parametrize("name", ["tokens.arrow", "tokens.json", "skipped.jsonl"])
+def test_tokens_that_a_kill_left_incomplete_are_made_again(name: str, base: Path, tmp_path: Path) -> None:
+    train = partial(prepare, settings(max_length=40), str(base), [replace(made_up(), fingerprint="rows")], tmp_path)
+    prepared = train()
+    whole = (prepared.work / name).read_bytes()
+    if name == "tokens.json":
+        (prepared.work / name).write_text("")
+    else:
+        (prepared.work / name).unlink()
+    assert train() == prepared and (prepared.work / name).read_bytes() == whole
 
 
 @pytest.mark.parametrize(("missing", "message"), [("config.json", "no config.json"), ("model.safetensors", "no weights"), ("tokenizer.json", "tokenizer")])
