@@ -16,6 +16,9 @@ class Metric:
 ROWS = Metric("caco_rows_total", "counter", "Committed rows", ("stage", "outcome", "reason"))
 INFRA_ERRORS = Metric("caco_infra_errors_total", "counter", "Rows that the machinery failed on", ("stage",))
 STAGE_SECONDS = Metric("caco_stage_seconds", "gauge", "Seconds that the stage has worked in this run", ("stage",))
+HELD_SECONDS = Metric(
+    "caco_held_seconds_total", "counter", "Seconds of each core (CPU) and GPU that the stage holds, idle or not", ("stage", "resource")
+)
 TOKENS = Metric("caco_tokens_total", "counter", "Tokens of finished requests", ("stage", "direction"))
 CACHE_HITS = Metric("caco_prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache", ("stage",))
 ENGINE_RUNNING = Metric("caco_engine_running", "gauge", "Requests that the engine works on", ("stage",))
@@ -39,5 +42,5 @@ TRAINING = tuple(
     }.items()
 )
 
-METRICS = (ROWS, INFRA_ERRORS, STAGE_SECONDS, TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, SANDBOX_SECONDS)
+METRICS = (ROWS, INFRA_ERRORS, STAGE_SECONDS, HELD_SECONDS, TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, SANDBOX_SECONDS)
 RAY_METRICS = ("ray_node_gpus_utilization", "ray_node_disk_free", "ray_node_disk_usage")  # Ray's own, that alerts and panels use

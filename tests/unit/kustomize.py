@@ -1,4 +1,4 @@
-"""A strict reader of the part of kustomize that k8s/ uses: resources, components, JSON 6902 patches, configMapGenerator from files.
+"""A strict reader of the part of kustomize that k8s/ uses: resources, components, JSON 6902 patches, images, configMapGenerator from files.
 
 Whatever it does not know is an error, so that a test never passes over a part of a manifest.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-KEYS = {"apiVersion", "kind", "resources", "components", "patches", "configMapGenerator"}
+KEYS = {"apiVersion", "kind", "resources", "components", "patches", "images", "configMapGenerator"}
 Object = dict[str, Any]
 
 
@@ -33,6 +33,8 @@ def _apply(folder: Path, objects: list[Object], read: set[Path]) -> list[Object]
     for entry in kustomization.get("patches", []):
         (index,) = [i for i, candidate in enumerate(objects) if _matches(candidate, entry["target"])]
         objects = [*objects[:index], patch(objects[index], yaml.safe_load(entry["patch"])), *objects[index + 1 :]]
+    new = {each["name"]: each["newName"] for each in kustomization.get("images", [])}
+    objects = [_with_images(each, new) for each in objects]
     names = [(each["kind"], each["metadata"]["name"]) for each in objects]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: an object twice in {names}")
@@ -51,6 +53,19 @@ def _config_map(folder: Path, generator: Object, read: set[Path]) -> Object:
     read.update((folder / name).resolve() for name in generator["files"])
     data = {name: (folder / name).read_text() for name in generator["files"]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"], "labels": options["labels"]}, "data": data}
+
+
+def _with_images(value: Any, new: dict[str, str]) -> Any:
+    """The images of all containers under their new names; the tags stay."""
+    if isinstance(value, list):
+        return [_with_images(each, new) for each in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _with_images(each, new) for key, each in value.items()}
+    for container in value.get("containers", []):
+        name, tag = container["image"].rsplit(":", 1)
+        container["image"] = f"{new.get(name, name)}:{tag}"
+    return value
 
 
 def _matches(candidate: Object, target: Object) -> bool:

@@ -1,9 +1,12 @@
 """The manifests: every file is used, valid against KubeRay's schema with unknown fields refused, and keeps the operator's own rules."""
 
 import copy
+import importlib.util
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +95,12 @@ def broken_rules(rayjob: dict[str, Any]) -> Iterator[str]:
         yield "labels belong to the group, not to rayStartParams"
     if any(not pod["containers"] for pod in pods):
         yield "a group without a container"
+    # getServicePorts in controllers/ray/common/service.go: the ports that the head's container lists replace the default ones.
+    ports = {port["name"]: port["containerPort"] for each in pods[0]["containers"][:1] for port in each.get("ports", [])}
+    if ports and not {"gcs-server": 6379, "dashboard": 8265}.items() <= ports.items():
+        yield "the head's Service has no dashboard or gcs-server: no job could be submitted"
+    if "submitterPodTemplate" in spec and spec["submitterPodTemplate"]["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
+        yield "the submitter is a Job: restartPolicy Never or OnFailure"
     fault_tolerance = cluster.get("gcsFaultToleranceOptions", {})
     if fault_tolerance.get("backend", "redis") == "redis" and fault_tolerance and not fault_tolerance.get("redisAddress"):
         yield "gcsFaultToleranceOptions needs redisAddress"
@@ -103,7 +112,19 @@ def test_every_file_is_used() -> None:
     read: set[Path] = set()
     for overlay in OVERLAYS:
         render(K8S / "overlays" / overlay, read)
-    assert {path.resolve() for path in K8S.rglob("*") if path.is_file()} == read
+    assert {path.resolve() for path in K8S.rglob("*") if path.is_file()} == read | {K8S / "README.md", K8S / "volume.yaml"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubectl_renders_the_same(overlay: str) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run(["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=True)
+
+    def ordered(objects: Any) -> list[str]:
+        return sorted(json.dumps(each, sort_keys=True) for each in objects)
+
+    assert ordered(yaml.safe_load_all(done.stdout)) == ordered(render(K8S / "overlays" / overlay))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -138,6 +159,13 @@ def test_operator_rules(overlay: str) -> None:
         ("paper", "/spec/rayClusterSpec/workerGroupSpecs/0/minReplicas", 99, "minReplicas above"),
         ("paper", "/spec/rayClusterSpec/workerGroupSpecs/0/rayStartParams/labels", "pool=gpu", "labels belong"),
         ("paper", "/spec/rayClusterSpec/headGroupSpec/template/spec/containers", [], "without a container"),
+        (
+            "paper",
+            "/spec/rayClusterSpec/headGroupSpec/template/spec/containers/0/ports",
+            [{"name": "metrics", "containerPort": 8080}],
+            "the head's Service has no dashboard",
+        ),
+        ("paper", "/spec/submitterPodTemplate/spec/restartPolicy", "Always", "the submitter is a Job"),
         ("production", "/spec/rayClusterSpec/gcsFaultToleranceOptions/redisAddress", "", "needs redisAddress"),
         ("paper", "/spec/rayClusterSpec/rayVersion", "2.51.0", "tokens need"),
     ],
@@ -154,16 +182,8 @@ def test_pods_suit_the_sandbox(overlay: str) -> None:
     assert rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in groups(rayjob):
         pod, mounted = group["template"]["spec"], set()
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] != 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         for container in pod["containers"]:
-            context, resources = container["securityContext"], container["resources"]
-            assert (
-                not context["allowPrivilegeEscalation"]
-                and context["readOnlyRootFilesystem"]
-                and context["capabilities"] == {"drop": ["ALL"]}
-            )
+            resources = container["resources"]
             assert resources["requests"] == resources["limits"] and {"cpu", "memory"} <= resources["limits"].keys()
             mounted |= {each["mountPath"]: each["name"] for each in container["volumeMounts"]}.items()
         volumes = {each["name"]: each for each in pod["volumes"]}
@@ -175,7 +195,40 @@ def test_pods_suit_the_sandbox(overlay: str) -> None:
         )
         assert size >= 0.3 * memory or size >= 10, group.get("groupName", "head")
         assert {"/tmp", "/runs"} <= dict(mounted).keys()
-        assert pod["automountServiceAccountToken"] == (group is groups(rayjob)[0])
+        autoscaler = group is groups(rayjob)[0] and rayjob["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"]
+        assert pod["automountServiceAccountToken"] == autoscaler
+
+
+def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
+    """Templates of all pods that a RayJob starts."""
+    return [each["template"] for each in groups(rayjob)] + [rayjob["spec"]["submitterPodTemplate"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_is_restricted(overlay: str) -> None:
+    rayjob = job(overlay)
+    specs = [each["spec"] for each in pods(rayjob)] + [yaml.safe_load((K8S / "volume.yaml").read_text())["spec"]]
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] != 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    containers = [each for spec in specs for each in spec["containers"]]
+    autoscaler = rayjob["spec"]["rayClusterSpec"].get("autoscalerOptions")
+    for each in [*containers, *([autoscaler] if autoscaler else [])]:
+        context = each["securityContext"]
+        assert not context["allowPrivilegeEscalation"] and context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] and "/tmp" in {mount["mountPath"] for mount in each["volumeMounts"]}
+
+
+def test_the_volume_is_that_of_the_runs() -> None:
+    volume, rayjob = yaml.safe_load((K8S / "volume.yaml").read_text())["spec"], job("paper")
+    head = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    for what in (volume, head):
+        (claim,) = [each["persistentVolumeClaim"]["claimName"] for each in what["volumes"] if "persistentVolumeClaim" in each]
+        assert claim == "caco-runs" and {"name": "runs", "mountPath": "/runs"} in what["containers"][0]["volumeMounts"]
+    mine, theirs = ({each["name"]: each["value"] for each in what["containers"][0]["env"]} for what in (volume, head))
+    assert mine["HF_HOME"] == theirs["HF_HOME"] and theirs["HF_HUB_OFFLINE"] == "1" and "HF_HUB_OFFLINE" not in mine
+    assert volume["containers"][0]["image"] == head["containers"][0]["image"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -194,11 +247,71 @@ def test_policy_covers_every_node(overlay: str) -> None:
     objects = render(K8S / "overlays" / overlay)
     policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(objects, "NetworkPolicy")}
     wanted = policies["caco-nodes"]["podSelector"]["matchLabels"].items()
-    assert all(wanted <= each["template"]["metadata"]["labels"].items() for each in groups(job(overlay)))
+    assert all(wanted <= each["metadata"]["labels"].items() for each in pods(job(overlay)))
     assert set(policies["caco-nodes"]["policyTypes"]) == {"Ingress", "Egress"}
     for spec in policies.values():
         if spec["podSelector"]["matchLabels"].get("caco-ray/role") != "head":
             assert all(rule.get("to") for rule in spec.get("egress", [])), "an open way out of a sandbox node"
+        elif not job(overlay)["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"]:
+            assert all(rule.get("to") for rule in spec.get("egress", [])), "an open way out, which nobody needs"
+
+
+HELM = {"app.kubernetes.io/name": "kuberay-operator", "app.kubernetes.io/component": "kuberay-operator"}
+KUSTOMIZE = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_policy_lets_in_whoever_drives_the_job(overlay: str) -> None:
+    """The submitter's pod has the labels of its template (KubeRay marks only the Job), the operator those of how it was installed."""
+    submitter, *_ = (each["metadata"]["labels"] for each in reversed(pods(job(overlay))))
+    head = job(overlay)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["metadata"]["labels"]
+    policies = [each["spec"] for each in of_kind(render(K8S / "overlays" / overlay), "NetworkPolicy")]
+    rules = [rule for spec in policies if spec["podSelector"]["matchLabels"].items() <= head.items() for rule in spec.get("ingress", [])]
+
+    def let_in(labels: dict[str, str], same_namespace: bool) -> bool:
+        return any(
+            peer["podSelector"]["matchLabels"].items() <= labels.items() and (same_namespace or peer.get("namespaceSelector") == {})
+            for rule in rules
+            if {"port": 8265, "protocol": "TCP"} in rule.get("ports", [{"port": 8265, "protocol": "TCP"}])
+            for peer in rule["from"]
+        )
+
+    assert let_in(submitter, same_namespace=True)
+    assert let_in(HELM, same_namespace=False) and let_in(KUSTOMIZE, same_namespace=False)
+    assert not let_in({"app.kubernetes.io/name": "prometheus"}, same_namespace=False)
+
+
+def test_gvisor_asks_for_no_landlock() -> None:
+    """gVisor's kernel has no Landlock: a level that needs it would make the preflight refuse every node."""
+    for overlay in OVERLAYS:
+        rayjob = job(overlay)
+        under = any(each["template"]["spec"].get("runtimeClassName") == "gvisor" for each in groups(rayjob))
+        assert under == ("sandbox.require=L1" in shlex.split(rayjob["spec"]["entrypoint"])), overlay
+
+
+@pytest.mark.parametrize("path", sorted(K8S.glob("components/*/kustomization.yaml")), ids=lambda path: path.parent.name)
+def test_a_patch_by_index_first_looks_what_is_there(path: Path) -> None:
+    for entry in yaml.safe_load(path.read_text()).get("patches", []):
+        looked: set[str] = set()
+        for operation in yaml.safe_load(entry["patch"]):
+            place = re.match(r".*/(workerGroupSpecs|volumes)/\d+", operation["path"])
+            if operation["op"] == "test":
+                looked.add(operation["path"].rsplit("/", 1)[0])
+            elif operation["op"] != "test" and place:
+                assert place[0] in looked, operation
+            elif operation["path"] == "/spec/entrypoint":
+                assert "/spec" in looked, "another component's entrypoint would be lost"
+
+
+def test_readme_names_what_must_be_there_before() -> None:
+    readme = (K8S / "README.md").read_text()
+    text = "".join(json.dumps(render(K8S / "overlays" / overlay)) for overlay in OVERLAYS)
+    wanted = set(re.findall(r'"(?:secretKeyRef|secretRef)": {[^}]*"name": "([^"]+)"', text))
+    wanted |= set(re.findall(r'"kueue.x-k8s.io/queue-name": "([^"]+)"', text)) | set(re.findall(r'"runtimeClassName": "([^"]+)"', text))
+    wanted |= {"nvidia.com/gpu.present", "ReadWriteMany", "PodMonitor", "release", "caco-redis:6379"}
+    assert len(wanted) > 7
+    assert {each for each in wanted if each not in readme} == set()
+    assert {overlay for overlay in OVERLAYS if f"`{overlay}`" not in readme} == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -230,7 +343,29 @@ def expressions() -> list[str]:
 def test_alerts_and_panels_use_metrics_that_exist() -> None:
     used = {name for each in expressions() for name in re.findall(r"\bray_(?!cluster\b)\w+", each)}
     assert used <= EXPORTED | set(RAY_METRICS), used - EXPORTED - set(RAY_METRICS)
+    assert set(RAY_METRICS) <= used and {name.removeprefix("ray_") for name in RAY_METRICS} <= names_in_ray()
     assert {name.removesuffix("_bucket") for name in used} >= {f"ray_{metric.name}" for metric in METRICS}, "a metric that nobody looks at"
+
+
+def names_in_ray() -> set[str]:
+    """Of the gauges of a node, from the source of the installed Ray (to import it takes seconds)."""
+    spec = importlib.util.find_spec("ray")
+    assert spec and spec.submodule_search_locations
+    source = (Path(spec.submodule_search_locations[0]) / "dashboard/modules/reporter/reporter_agent.py").read_text()
+    variable = re.search(r'os.environ.get\("(\w+DISK_USAGE)"\)', source)
+    assert variable, "how does Ray take to showing disks in pods?"
+    for group in groups(job("paper")):
+        assert {"name": variable[1], "value": "1"} in group["template"]["spec"]["containers"][0]["env"]
+    return set(re.findall(r'^ {4}"(node_\w+)": Gauge\(', source, re.MULTILINE))
+
+
+def test_no_series_mixes_clusters() -> None:
+    """A sweep's points run side by side, each in a cluster of its own."""
+    for each in expressions():
+        assert "kubelet" in each or set(re.findall(r" by \((?:le, )?(\w+)", each)) in ({"ray_cluster"}, set()), each
+    board = json.loads((K8S / "components/monitoring/caco-dashboard.json").read_text())
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+    assert len(set(places)) == len(places) == len({panel["id"] for panel in board["panels"]})
 
 
 def test_metrics_are_well_formed() -> None:
