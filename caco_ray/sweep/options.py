@@ -24,8 +24,6 @@ class SweepOptions(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "SweepOptions":
-        if self.parallel and not self.wait:
-            raise ValueError("parallel needs wait=true: somebody must start the next point")
         if self.retries and not self.wait:
             raise ValueError("retries needs wait=true: somebody must see the failure")
         only_k8s = [name for name in ("k8s", "manifests", "apply") if getattr(self, name)]

@@ -28,6 +28,8 @@ def submit_sweep(options: SweepOptions, points: list[Point], console: Console) -
     """
     base = points[0].run_dir.rsplit("/", 1)[0]
     _say(console, f"{len(points)} point{'s' * (len(points) > 1)} in {base}")
+    if not options.wait:
+        _check_at_once(options, points)
     target = _ray(options) if options.target == "ray" else _k8s(options, points, console)
     if target is None:
         return 0
@@ -39,6 +41,28 @@ def submit_sweep(options: SweepOptions, points: list[Point], console: Console) -
     print_table(console, results)
     _collect(Folder(base), results, console)
     return 0 if sweep.succeeded else 1
+
+
+def _check_at_once(options: SweepOptions, points: list[Point]) -> None:
+    """Without anybody who waits all points start at once. On one Ray cluster those that hold GPUs would keep each other waiting for them.
+
+    Raises:
+        ConfigError: unless `parallel` says that there is room for all.
+    """
+    if options.parallel and options.parallel < len(points):
+        raise ConfigError(f"parallel={options.parallel} needs wait=true for {len(points)} points: somebody must start the next one")
+    if options.target != "ray" or options.parallel or len(points) == 1:
+        return
+    from caco_ray.needs import pools, stages_of
+
+    keys = dict.fromkeys(
+        pool.name for point in points for stage in stages_of(point.config) for pool in pools(point.config, stage) if pool.gpus
+    )
+    if keys:
+        raise ConfigError(
+            f"wait=false starts all {len(points)} points at once, and {', '.join(keys)} hold GPUs: all but one would stop after "
+            f"cluster.handover_timeout_s; leave it out, or give parallel={len(points)} if the cluster has GPUs for all"
+        )
 
 
 def _ray(options: SweepOptions) -> Target:

@@ -127,7 +127,6 @@ def test_options_and_overrides() -> None:
     [
         (["target=slurm"], "target='slurm': input should be 'ray' or 'k8s'"),
         (["wait=maybe"], "wait='maybe': input should be a valid boolean"),
-        (["wait=false", "parallel=2"], "parallel needs wait=true"),
         (["wait=false", "retries=2"], "retries needs wait=true"),
         (["apply=true"], "apply belongs to target=k8s"),
         (["target=k8s", "address=http://h:1"], "address belongs to target=ray"),

@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from rich.console import Console
 
 from caco_ray.errors import ClusterError, ConfigError
-from caco_ray.sweep import ray_target
+from caco_ray.sweep import expand, parse_options, ray_target, submit_sweep
 from caco_ray.sweep.job import Job
 from caco_ray.sweep.ray_target import RayTarget
 
@@ -131,3 +132,24 @@ def test_the_command_ends_with_one_line_and_its_exit_code(arguments: tuple[str, 
     command = [sys.executable, str(ROOT / "jobs/submit.py"), "profile=fake", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code and done.stderr.startswith(message) and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            ["sweep=seed=1,2", "models.judge.gpus=1"],
+            ConfigError,
+            "starts all 2 points at once, and models.judge hold GPUs: .* or give parallel=2",
+        ),
+        (["sweep=seed=1,2", "models.judge.gpus=1", "parallel=1"], ConfigError, "parallel=1 needs wait=true for 2 points"),
+        (["sweep=seed=1,2", "models.judge.gpus=1", "parallel=2"], ClusterError, "no Ray job server answers"),
+        (["sweep=seed=1,2"], ClusterError, "no Ray job server answers"),
+        (["models.judge.gpus=1"], ClusterError, "no Ray job server answers"),
+    ],
+)
+def test_points_that_hold_gpus_are_not_all_started_at_once(arguments: list[str], error: type[Exception], message: str) -> None:
+    options, overrides = parse_options([*arguments, "wait=false", "address=http://127.0.0.1:1"])
+    points = expand(options.sweep, ["profile=fake", "run.dir=/b", *overrides])
+    with pytest.raises(error, match=message):
+        submit_sweep(options, points, Console(quiet=True))
