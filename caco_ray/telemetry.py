@@ -18,6 +18,7 @@ from caco_ray.metrics import (
     CACHE_HITS,
     ENGINE_RUNNING,
     ENGINE_WAITING,
+    HELD_SECONDS,
     INFRA_ERRORS,
     ROWS,
     SANDBOX_SECONDS,
@@ -91,7 +92,7 @@ class Reporter:
         looked, posted = time.monotonic(), 0.0
         while not self._closed.wait(LOOK_S):
             now, stats = time.monotonic(), self._look()
-            idle_s = 0.0 if stats.running else now - looked
+            idle_s = 0.0 if stats.running or stats.waiting else now - looked
             self._export(self._live.stats, stats)
             self._live = Live(1, self._live.up_s + now - looked, self._live.idle_s + idle_s, stats)
             looked = now
@@ -107,11 +108,27 @@ class Reporter:
         _count(self._hits, now.cache_hits - before.cache_hits, self._tags)
 
 
-class Board:
-    """The driver's side: a stage's bar, and rows for Prometheus by what became of them."""
+class Held:
+    """Seconds of the cores and GPUs that a stage's pools hold, as they were asked for, from now on: what it costs, told at each `count`."""
 
-    def __init__(self, stage: str, bar: StageBar) -> None:
+    def __init__(self, stage: str, cpus: float, gpus: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stage, self._amounts, self._clock = stage, {"CPU": cpus, "GPU": gpus}, clock
+        self._counter, self._since = exported(HELD_SECONDS), clock()
+
+    def count(self) -> None:
+        now = self._clock()
+        for resource, amount in self._amounts.items():
+            _count(self._counter, (now - self._since) * amount, {"stage": self._stage, "resource": resource})
+        self._since = now
+
+
+class Board:
+    """The driver's side: a stage's bar, rows for Prometheus by what became of them, and what its pools hold (`cpus`, `gpus`)."""
+
+    def __init__(self, stage: str, bar: StageBar, cpus: float = 0, gpus: float = 0) -> None:
         self._stage, self._bar, self._rates = stage, bar, Rates()
+        self._holds = (cpus, gpus)
+        self._held: Held | None = None
         self._rows, self._errors, self._seconds = exported(ROWS), exported(INFRA_ERRORS), exported(STAGE_SECONDS)
         self._working = False
         self._began = time.monotonic()
@@ -128,6 +145,10 @@ class Board:
         if not self._working:
             self._working, self._began = True, time.monotonic()
             self._bar.resume()
+        elif self._held is None:  # the first sign of life of the plan: the wait for nodes and GPUs is over
+            self._held = Held(self._stage, *self._holds)
+        else:
+            self._held.count()
         self._seconds.set(time.monotonic() - self._began, {"stage": self._stage})
         self._rates.look(live)
         self._bar.advance(0, self._note())
@@ -171,6 +192,6 @@ def _words(before: Live, now: Live, seconds: float) -> str:
     return ", ".join(parts)
 
 
-def _count(counter: Counter, amount: int, tags: dict[str, str]) -> None:
+def _count(counter: Counter, amount: float, tags: dict[str, str]) -> None:
     if amount > 0:
         counter.inc(amount, tags)

@@ -16,7 +16,7 @@ from rich.console import Console
 from caco_ray import progress
 from caco_ray.config import FakeModel, SamplingConfig, SandboxConfig
 from caco_ray.engines.base import EngineStats
-from caco_ray.metrics import CACHE_HITS, INFRA_ERRORS, METRICS, ROWS, SANDBOX_SECONDS, STAGE_SECONDS, TOKENS
+from caco_ray.metrics import CACHE_HITS, HELD_SECONDS, INFRA_ERRORS, METRICS, ROWS, SANDBOX_SECONDS, STAGE_SECONDS, TOKENS
 from caco_ray.progress import StageBar
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
@@ -24,7 +24,7 @@ from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.stages.execute import Execute
 from caco_ray.stages.generate import Generate
 from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo, Totals
-from caco_ray.telemetry import Board, Live, Rates, add_up
+from caco_ray.telemetry import Board, Held, Live, Rates, add_up
 
 BUSY = Live(1, 10, 2, EngineStats(running=4, waiting=3, prompt_tokens=100, tokens=50, cache_queries=10, cache_hits=5))
 
@@ -105,12 +105,19 @@ def test_a_running_stage_exports_every_metric(tmp_path: Path) -> None:
     seen: list[Live] = []
     text = io.StringIO()
     with StageBar(Console(file=text), "telemetry", 40, "rows") as bar:
-        board = Board("telemetry", bar)
+        board = Board("telemetry", bar, cpus=2)
         totals = run_stage(plan, board.on_shard, lambda live: (seen.append(live), board.on_live(live))[0])
     assert seen[0] == Live() and any(live.engines == 1 and live.stats.running for live in seen)
     assert seen[-1].stats.tokens > 0
     ran = Counter(row["exec_status"] for row in Dataset(Folder(str(tmp_path))).rows(kept_only=False) if row["exec_status"])
     assert totals.quarantined == 1 and len(ran) > 1
+
+    now = [0.0]
+    held = Held("training", cpus=2, gpus=8, clock=lambda: now[0])
+    now[0] = 5
+    held.count()
+    now[0] = 10
+    held.count()
 
     deadline, page = time.monotonic() + 120, ""
     while value(page, ROWS.name, outcome="kept") != totals.kept or value(page, f"{SANDBOX_SECONDS.name}_count") != ran.total():
@@ -118,6 +125,8 @@ def test_a_running_stage_exports_every_metric(tmp_path: Path) -> None:
         time.sleep(1)
         page = scraped()
     assert value(page, INFRA_ERRORS.name, stage="telemetry") == 1
+    assert [value(page, HELD_SECONDS.name, stage="training", resource=each) for each in ("CPU", "GPU")] == [20, 80]
+    assert value(page, HELD_SECONDS.name, stage="telemetry", resource="CPU")
     assert {status: value(page, f"{SANDBOX_SECONDS.name}_count", status=status) for status in ran} == ran
     assert value(page, f"{SANDBOX_SECONDS.name}_bucket", le="+Inf") == ran.total()
     assert value(page, STAGE_SECONDS.name, stage="telemetry") and value(page, TOKENS.name, stage="telemetry", direction="out")
