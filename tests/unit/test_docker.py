@@ -30,7 +30,7 @@ def locked(image: str) -> dict[str, str]:
 @pytest.mark.parametrize("image", IMAGES)
 def test_bases_are_pinned(image: str) -> None:
     for base in (args.split()[0] for name, args in steps(image) if name == "FROM"):
-        assert re.search(r":[\d.]+", base), base
+        assert re.search(r":\d+\.\d+\.\d+(-|$)", base), f"{base}: Ray and the preflight compare patch versions too"
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -63,6 +63,34 @@ def test_images_agree() -> None:
     assert locked("cpu")["ray"] == locked("gpu")["ray"]
     pythons = {base for image in IMAGES for name, base in steps(image) if name == "FROM" and base.startswith("python:")}
     assert len(pythons) == 1
+
+
+def pip_installs(text: str, pip: str) -> set[str]:
+    """What is given to pip, as a shell in the image would see it."""
+    found = re.findall(re.escape(pip) + r" +(.*?)(?= *(?:\|\||&&|;|>|$))", text, re.MULTILINE)
+    return {
+        re.sub(r'\$\(TORCH_INDEX\)|"\$TORCH_INDEX"', "TORCH_INDEX", each.replace("$<", "docker/cpu.lock").replace("$$", "$"))
+        for each in found
+    }
+
+
+def test_image_and_venv_are_made_alike() -> None:
+    """The Makefile's set-up, which all tests run in, is the image's but for where torch comes from first."""
+    makefile = (ROOT / "Makefile").read_text()
+    image = " && ".join(args for name, args in steps("cpu") if name == "RUN")
+    assert "PIP := $(BIN)/python -m pip install --no-deps\n" in makefile
+    ours, theirs = pip_installs(makefile, "$(PIP)"), pip_installs(image, "pip install --no-cache-dir --no-deps")
+    assert len(theirs) == 3 and theirs < ours
+    assert ours - theirs == {"\"$(grep '^torch==' docker/cpu.lock)\""}
+    index = re.search(r"TORCH_INDEX \?= (\S+)", makefile)
+    assert index and ("ARG", f"TORCH_INDEX={index[1]}") in steps("cpu")
+
+
+def test_kernels_are_built_for_gpus() -> None:
+    """A build sees no GPU: DeepSpeed would take the CPU for its accelerator, and compile again where it runs."""
+    (build,) = [args for name, args in steps("gpu") if name == "RUN" and "--no-binary deepspeed" in args]
+    assert re.search(r"DS_ACCELERATOR=cuda (\w+=1 )*DS_BUILD_FUSED_ADAM=1", build)
+    assert "CPU_ADAM" not in build and "DS_BUILD_OPS" not in build  # made for the machine that builds
 
 
 def test_cuda_is_that_of_torch() -> None:
