@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -57,6 +58,7 @@ class ClusterConfig(Strict):
     num_cpus: PositiveInt | None = None  # of the local cluster; null = what the machine has
     object_store_mb: int = Field(512, ge=80)
     connect_timeout_s: PositiveFloat = 30
+    allow_downloads: bool = False  # of models that a hub id names and that are not in the cache of the node that loads them
     gpu_labels: LabelSelector | None = None  # of the nodes for what holds GPUs, see placement.py; null = any
     cpu_labels: LabelSelector | None = None  # of the nodes for everything else
     handover_timeout_s: NonNegativeFloat = 120  # in which what held GPUs before lets them go, see handover.py
@@ -117,6 +119,11 @@ class SeedsConfig(Strict):
         return self
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether it has the form `owner/name`, and is not a path or an URL."""
+    return path.count("/") == 1 and not path.startswith(("/", ".", "run:"))
+
+
 class VllmModel(Strict):
     """A model that vLLM serves inside the run, one engine per replica.
 
@@ -144,7 +151,21 @@ class VllmModel(Strict):
     enforce_eager: bool = False
     load_timeout_s: PositiveInt = 1800
     stall_timeout_s: PositiveFloat = 600  # without a step of the engine while requests wait for it: it hangs and is replaced
+    chat_template_kwargs: dict[str, Any] = {}  # values that the chat template reads, for example enable_thinking
     vllm_args: dict[str, Any] = {}  # more of vLLM's own engine arguments, checked against them
+
+    @model_validator(mode="after")
+    def _ranks_have_gpus(self) -> "VllmModel":
+        ranks = self.tensor_parallel * self.pipeline_parallel
+        if self.gpus and self.gpus != ranks:
+            raise ValueError(f"gpus {self.gpus}: tensor_parallel x pipeline_parallel is {ranks}, which is what each replica needs")
+        return self
+
+    @model_validator(mode="after")
+    def _revision_of_a_hub_id(self) -> "VllmModel":
+        if self.revision is not None and not is_hub_id(self.path):
+            raise ValueError(f"revision {self.revision}: only a hub id has revisions, path {self.path} is none")
+        return self
 
 
 class OpenAiModel(Strict):
@@ -152,7 +173,7 @@ class OpenAiModel(Strict):
 
     engine: Literal["openai"] = "openai"
     base_url: str
-    model: str
+    model: str = Field(min_length=1)
     api_key_env: str = "OPENAI_API_KEY"
     prompts: Literal["instruct", "trained", "alpaca"] = "instruct"
     max_model_len: int = Field(4096, ge=64)  # of the endpoint: `max_tokens` must leave room in it; longer token ids are not sent
@@ -161,6 +182,14 @@ class OpenAiModel(Strict):
     max_concurrency: PositiveInt = 64
     timeout_s: PositiveFloat = 120
     max_retries: int = Field(6, ge=0)
+    chat_template_kwargs: dict[str, Any] = {}  # sent along with chat messages where set; vLLM and SGLang know it
+
+    @model_validator(mode="after")
+    def _url_is_one(self) -> "OpenAiModel":
+        url = urlparse(self.base_url)
+        if url.scheme not in ("http", "https") or not url.netloc:
+            raise ValueError(f"base_url {self.base_url}: give a URL such as http://HOST:8000/v1")
+        return self
 
     @property
     def gpus(self) -> int:
@@ -207,7 +236,7 @@ class SamplingConfig(Strict):
     presence_penalty: float = Field(0, ge=-2, le=2)
     frequency_penalty: float = Field(0, ge=-2, le=2)
     repetition_penalty: float = Field(1, gt=0, le=2)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     extra: dict[str, Any] = {}  # more of vLLM's own sampling fields, checked against them
 
     @model_validator(mode="after")
@@ -366,6 +395,8 @@ class TrainingConfig(Strict):
     def _parts_fit(self) -> "TrainingConfig":
         if self.prompts == "alpaca" and self.roles != ("solve",):
             raise ValueError(f"prompts alpaca has the role solve alone, not roles {list(self.roles)}")
+        if self.domain_tags and not {"sample", "reverse"} & set(self.roles):
+            raise ValueError(f"domain_tags begin programs, which roles {list(self.roles)} do not learn: leave it out")
         if self.early_stop_after and not (self.heldout_fraction and self.evaluate_every_steps):
             raise ValueError("early_stop_after needs heldout_fraction and evaluate_every_steps")
         if self.evaluate_every_steps and not self.heldout_fraction:
@@ -374,6 +405,8 @@ class TrainingConfig(Strict):
             raise ValueError("offload cpu needs zero_stage 1, 2 or 3")
         if self.offload == "nvme" and not (self.zero_stage == 3 and self.nvme_dir):
             raise ValueError("offload nvme needs zero_stage 3 and nvme_dir, a folder on each node's own disk")
+        if self.nvme_dir and self.offload != "nvme":
+            raise ValueError(f"nvme_dir {self.nvme_dir} needs offload nvme: nothing else is written there")
         if self.liger and not self.gpus_per_worker:
             raise ValueError("liger needs gpus_per_worker 1: its kernels run on GPUs alone")
         if self.flash_attention and not (self.gpus_per_worker and self.dtype == "bfloat16"):

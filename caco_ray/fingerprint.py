@@ -17,7 +17,7 @@ from caco_ray.rounds import REPEATED
 from caco_ray.seeds.builtin import builtin_digest
 from caco_ray.seeds.files import READ_ERRORS, unreadable
 
-FORMAT_VERSION = 5  # raise when a stage makes other rows from the same config
+FORMAT_VERSION = 6  # raise when a stage makes other rows from the same config
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "seeds": (),

@@ -1,5 +1,6 @@
 """What can be known to be wrong with a run before anything is written or started: a mistake must not surface after hours."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     config = run.config
     if config.run.dir.startswith("memory:"):
         raise ConfigError(f"run.dir={config.run.dir}: the memory of one process, which workers do not see; give a disk or an object store")
+    if config.cluster.allow_downloads:
+        os.environ["HF_HUB_OFFLINE"] = "0"  # of this process, for `find_folder`; workers have it by `worker_env`
     check_values(config, wanted)
     for stage, key in MODELS.items():
         if stage in wanted:
@@ -112,6 +115,8 @@ def _check_evaluate(config: Config) -> None:
         raise ConfigError(
             f"models.evaluate.engine={model.engine}: cannot serve what this run trains; use engine vllm, or evaluate.models=[base]"
         )
+    if isinstance(model, VllmModel) and model.path != "run:student":
+        raise ConfigError(f"models.evaluate.path={model.path}: give models.student: evaluate serves that and run:student")
 
 
 def _check_own(run: Run, key: str, path: str) -> None:

@@ -80,6 +80,7 @@ def _generation(role: str) -> list[pa.Field]:
         pa.field(f"{role}_prompt", pa.string()),  # name@version of the prompt
         pa.field(f"{role}_seed", pa.int64()),  # of this row's sampling, or of the engine that drew it (vLLM on CPU)
         pa.field(f"{role}_finish", pa.string()),
+        pa.field(f"{role}_stop", pa.string()),  # stop string or token that ended the text; null = the model's own end, or none
         pa.field(f"{role}_prompt_tokens", pa.int32()),
         pa.field(f"{role}_tokens", pa.int32()),
         pa.field(f"{role}_cpu_s", pa.float64()),  # cores and GPUs that the engine held, times the row's share of its busy time

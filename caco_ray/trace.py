@@ -189,7 +189,8 @@ def _generation(config: Config, event: Event) -> Iterator[tuple[str, str]]:
     settings = {name: value for name, value in sampling.model_dump().items() if value not in ((), {})}
     yield "model", f"{row[f'{role}_model']} (models.{MODELS[event.step.stage]}), prompt {row[f'{role}_prompt']}"
     yield "sampling", ", ".join(f"{name} {value}" for name, value in {**settings, "seed": row[f"{role}_seed"]}.items())
-    yield "finish", f"{row[f'{role}_finish']} after {row[f'{role}_prompt_tokens']} + {row[f'{role}_tokens']} tokens"
+    stop = f" at {row[f'{role}_stop']!r}" if row[f"{role}_stop"] else ""
+    yield "finish", f"{row[f'{role}_finish']}{stop} after {row[f'{role}_prompt_tokens']} + {row[f'{role}_tokens']} tokens"
 
 
 def _training(run: Folder, number: int) -> Iterator[tuple[str, str]]:

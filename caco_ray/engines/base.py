@@ -19,7 +19,8 @@ FinishReason = Literal["stop", "length", "prompt_too_long", "error"]
 class Completion:
     """One sample for one prompt. `error` says what went wrong where `finish_reason` is "error", else it is None.
 
-    Without the stop string that ended it and without special tokens. Counts are in the engine's own tokens.
+    Without the stop string that ended it and without special tokens. Counts are in the engine's own tokens. `stop_reason`: the stop
+    string or token that ended it; None where the model ended it itself, it was cut off, or the engine does not tell.
     """
 
     text: str
@@ -27,6 +28,7 @@ class Completion:
     n_prompt_tokens: int
     n_tokens: int
     error: str | None = None
+    stop_reason: str | None = None
 
 
 @dataclass(frozen=True)

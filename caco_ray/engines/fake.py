@@ -97,9 +97,8 @@ def _flat(prompt: Prompt) -> str:
 
 
 def _finish(text: str, broken_off: bool, stops: tuple[str, ...], room: int, size: int) -> Completion:
-    places = [text.find(stop) for stop in stops if stop in text]
-    if places:
-        text, broken_off = text[: min(places)], False
-    tokens = tokens_of(text)
-    cut = broken_off or len(tokens) > room
-    return Completion("".join(tokens[:room]), "length" if cut else "stop", size, min(len(tokens), room))
+    place, stop = min(((text.find(stop), stop) for stop in stops if stop in text), default=(len(text), None))
+    tokens = tokens_of(text[:place])
+    cut = len(tokens) > room or (broken_off and stop is None)
+    reason = None if cut else stop
+    return Completion("".join(tokens[:room]), "length" if cut else "stop", size, min(len(tokens), room), stop_reason=reason)

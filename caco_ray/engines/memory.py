@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from caco_ray.config import VllmModel
-from caco_ray.engines.model_folder import read_config, weight_files
+from caco_ray.engines.model_files import read_config, weight_files
 from caco_ray.errors import ConfigError, ModelError
 
 _GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_LOADED_QUANTISED = 0.5  # bytes per weight that is quantised while it is loaded: none of vLLM's methods for that makes fewer
 _OTHER_CACHES = ("sliding_window", "layer_types", "ssm_cfg", "mamba_d_state", "attn_layer_period", "full_attention_interval")
 _MAX_RANKS = 64
 SIGNS = ("out of memory", "available memory for the cache", "available KV cache memory", "Free memory on device", "Failed to allocate")
@@ -35,9 +36,8 @@ def needs(model: VllmModel, folder: Path) -> Needs:
     weights = sum(file.stat().st_size for file in weight_files(folder))
     stored = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
     computed = _BYTES.get(model.dtype) or min(stored or 2, 2)
-    is_quantised = model.quantization is not None or config.get("quantization_config") is not None
-    if stored and not is_quantised:
-        weights = weights * computed // stored
+    if config.get("quantization_config") is None and (stored or model.quantization):
+        weights = int(weights * (_LOADED_QUANTISED if model.quantization else computed) / (stored or 2))
     return Needs(weights, None if "kv_cache_dtype" in model.vllm_args else _cache_token(config.get("text_config") or config, computed))
 
 

@@ -1,16 +1,20 @@
 """What can be known about a model folder without loading it: whether it can be served, and which weights it holds."""
 
 import hashlib
-import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from caco_ray.config import VllmModel
+import fsspec
+
+from caco_ray.config import VllmModel, is_hub_id
+from caco_ray.engines.chat_template import check_chat_template
+from caco_ray.engines.model_files import indexed, read_config, read_json, weight_files
 from caco_ray.errors import ConfigError, ModelError
 from caco_ray.store import Folder
 from caco_ray.store.transfer import fetch_folder, node_cache
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
 # vLLM's CPU attention kernels have these head sizes only; others die in the kernel after the model is loaded.
 _CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -35,13 +39,14 @@ def check_model(model: VllmModel, path: str) -> Path:
     _check_numbers(model, folder, config)
     if model.lora is not None:
         adapter_rank(model.lora)
-    if model.prompts == "instruct" and not has_chat_template(folder):
-        raise ModelError(f"{folder}: the tokenizer has no chat template, which prompts=instruct needs: add chat_template.jinja")
+    if model.prompts == "instruct":
+        check_chat_template(model, folder)
     return folder
 
 
 def find_folder(path: str, revision: str | None) -> Path:
     """A folder, the local hub cache's copy of a hub id, or this node's copy of what an URL names, fetched on first use.
+    With `HF_HUB_OFFLINE=0` (`cluster.allow_downloads`) what a hub id names is downloaded.
 
     Raises:
         ModelError: none of them has the model.
@@ -57,15 +62,21 @@ def find_folder(path: str, revision: str | None) -> Path:
         return folder
     if folder.exists():
         raise ModelError(f"{path}: a model is a folder with config.json and weights, this is a file")
-    if folder.is_absolute() or path.count("/") != 1 or path.startswith("."):
+    if not is_hub_id(path):
         raise ModelError(f"{path}: no such folder; give a folder with config.json, weights and tokenizer that every node can read")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    online = os.environ.get("HF_HUB_OFFLINE") == "0"
     try:
-        return Path(snapshot_download(path, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise ModelError(f"{path}: not a folder, and not in the Hugging Face cache: run `hf download {path}` on every node first") from None
+        return Path(snapshot_download(path, revision=revision, local_files_only=not online))
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        if online:
+            raise ModelError(f"{path}: not a folder, and cannot be downloaded ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"{path}: not a folder, and not in the Hugging Face cache: run `hf download {path}` on every node first, or allow it with "
+            "cluster.allow_downloads=true"
+        ) from None
 
 
 def model_id(model: VllmModel, path: str) -> str:
@@ -75,10 +86,10 @@ def model_id(model: VllmModel, path: str) -> str:
     The fingerprint covers config.json in full, and of each weight file the size and 64 samples of 4 kB.
     """
     folder = find_folder(path, model.revision)
-    name = f"{_name(model.path)}@{_fingerprint(folder, 'config.json')}"
+    name = f"{_name(model.path)}@{fingerprint(folder, 'config.json')}"
     if model.lora is None:
         return name
-    return f"{name}+{_name(model.lora)}@{_fingerprint(find_folder(model.lora, None), 'adapter_config.json')}"
+    return f"{name}+{_name(model.lora)}@{fingerprint(find_folder(model.lora, None), 'adapter_config.json')}"
 
 
 def _name(path: str) -> str:
@@ -86,70 +97,33 @@ def _name(path: str) -> str:
     return Path(path).name if is_local else path
 
 
-def _fingerprint(folder: Path, config: str) -> str:
-    digest = hashlib.blake2b((folder / config).read_bytes(), digest_size=6)
-    for file in weight_files(folder):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\x1f{size}\x1f".encode())
-        with file.open("rb") as data:
-            for index in range(_SAMPLES):
-                data.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
-                digest.update(data.read(_SAMPLE_BYTES))
+def fingerprint(url: str, weights: Iterable[str], config: str = "config.json") -> str:
+    """Of these weight files in a folder, local or at an URL: there only the samples are fetched."""
+    driver, root = fsspec.core.url_to_fs(url)
+    digest = hashlib.blake2b(driver.cat_file(f"{root}/{config}"), digest_size=6)
+    for name in weights:
+        size = driver.size(f"{root}/{name}")
+        digest.update(f"{name}\x1f{size}\x1f".encode())
+        starts = [max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1) for index in range(_SAMPLES)] if size else []
+        ends = [min(start + _SAMPLE_BYTES, size) for start in starts]
+        for sample in driver.cat_ranges([f"{root}/{name}"] * len(starts), starts, ends, on_error="raise"):
+            digest.update(sample)
     return digest.hexdigest()
 
 
-def has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    file = folder / "tokenizer_config.json"
-    return file.is_file() and bool(_read_json(file).get("chat_template"))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Of a model. Raises ModelError where there is none."""
-    file = folder / "config.json"
-    if not file.is_file():
-        is_adapter = (folder / "adapter_config.json").is_file()
-        advice = (
-            "it is a LoRA adapter: give it as `lora`, and its base model as `path`"
-            if is_adapter
-            else "give the folder that save_pretrained wrote"
-        )
-        raise ModelError(f"{folder}: no config.json, so not a model folder; {advice}")
-    config = _read_json(file)
-    if not config.get("architectures"):
-        raise ModelError(f"{file}: names no architecture, so not a model's config.json")
-    return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file}: not valid JSON ({error}); copy the model again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: not a JSON object; copy the model again")
-    return content
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Of the first kind that is there."""
-    for pattern in _WEIGHTS:
-        found = sorted(folder.glob(pattern))
-        if found:
-            return found
-    return []
+def fingerprint(folder: Path, config: str) -> str:
+    """Of what the folder holds, wherever it lies: the file `config` in full, samples of the weights."""
+    return fingerprint(str(folder), [file.name for file in weight_files(folder)], config)
 
 
 def _check_files(folder: Path) -> None:
     weights = weight_files(folder)
     if not weights:
         raise ModelError(f"{folder}: no weights (*.safetensors or *.bin); copy the model again")
-    for index in folder.glob("*.index.json"):
-        names = set(_read_json(index).get("weight_map", {}).values())
-        missing = sorted(name for name in names if not (folder / name).is_file())
-        if missing:
-            raise ModelError(f"{folder}: {len(missing)} of {len(names)} weight files are missing ({missing[0]} ...); copy the model again")
+    names = indexed(folder, weights[0].suffix)
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} of {len(names)} weight files are missing ({missing[0]} ...); copy the model again")
     empty = [file.name for file in weights if file.stat().st_size == 0]
     if empty:
         raise ModelError(f"{folder}: {empty[0]} is empty; copy the model again")
@@ -158,7 +132,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _check_context(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
-    limit = context_limit(config)
+    limit = None if "hf_overrides" in model.vllm_args else context_limit(config)  # those may extend it: vLLM's to say
     if limit is not None and model.max_model_len > limit:
         raise ConfigError(f"max_model_len={model.max_model_len}: {folder} has a context of {limit} tokens; give at most that")
 
@@ -187,7 +161,7 @@ def adapter_rank(path: str) -> int:
     folder = find_folder(path, None)
     if not (folder / "adapter_config.json").is_file() or not list(folder.glob("adapter_model.*")):
         raise ModelError(f"{folder}: not a LoRA adapter: it has no adapter_config.json or no adapter_model.safetensors")
-    config = _read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     rank = config.get("r")
     if not isinstance(rank, int) or not 1 <= rank <= MAX_LORA_RANK:
         raise ModelError(f"{folder}/adapter_config.json: r={rank!r}; vLLM serves ranks from 1 to {MAX_LORA_RANK}")
@@ -209,9 +183,6 @@ def _check_numbers(model: VllmModel, folder: Path, config: dict[str, Any]) -> No
 
 
 def _check_placement(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
-    ranks = model.tensor_parallel * model.pipeline_parallel
-    if model.gpus and model.gpus != ranks:
-        raise ConfigError(f"gpus={model.gpus}: tensor_parallel x pipeline_parallel is {ranks}, which is what each replica needs")
     text = config.get("text_config") or config
     heads = text.get("num_attention_heads")
     if isinstance(heads, int) and heads % model.tensor_parallel:

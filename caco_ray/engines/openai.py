@@ -2,13 +2,14 @@
 
 Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 429, 5xx and broken
 connections, with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is
-the row's "error"; an endpoint that refuses connections, the key or the model, or fails many requests in a row, is an `EngineError`
-or `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too long where the server says so: one that
-counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids are counted here.
+the row's "error"; an endpoint that refuses connections or fails many requests in a row is an `EngineUnreachableError`, one that refuses
+the key or the model a `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too long where the server
+says so: one that counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids are counted here.
 """
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlparse
@@ -19,34 +20,36 @@ from caco_ray.config import OpenAiModel, SamplingConfig
 from caco_ray.engines.base import Completion, EngineStats, Prompt, check_call, failed, malformed, sample_seed, too_long
 from caco_ray.engines.event_loop import EventLoop, run_all
 from caco_ray.engines.traffic import Traffic
-from caco_ray.errors import ConfigError, EngineError, ModelError
+from caco_ray.errors import EngineError, EngineUnreachableError, ModelError
 
 _NO_KEY = "none"  # what servers without accounts are sent
-_MIN_FAILURES = 8  # in a row, before the endpoint is taken to be down
+_MIN_FAILURES = 8  # in a row (or equal refusals at the begin), before the endpoint is taken to be down
 _MAX_MESSAGE = 300
-_CONTEXT_CODE = "context_length_exceeded"
-_CONTEXT_ERRORS = ("maximum context length", "max_model_len", "context window", "maximum model length")
+_MAX_COUNT = 2**31 - 1  # tokens: what a column holds
+_CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+# In the words of OpenAI, vLLM, SGLang ("longer than the model's context length"), llama.cpp, and TGI (the last two).
+_CONTEXT_ERRORS = (
+    "context length", "max_model_len", "context window", "maximum model length", "context size",
+    "`inputs` tokens + `max_new_tokens` must be", "`inputs` must have less than",
+)  # fmt: skip
+_REFUSED = (400, 413, 422)
 _ADVICE = {401: "refuses the key", 403: "refuses access", 404: "does not know this model or path"}
 
 
 class OpenAiEngine:
     def __init__(self, model: OpenAiModel) -> None:
-        """Nothing is sent yet.
-
-        Raises:
-            ConfigError: `base_url` is not a URL.
-        """
-        url = urlparse(model.base_url)
-        if url.scheme not in ("http", "https") or not url.netloc:
-            raise ConfigError(f"base_url={model.base_url}: give a URL such as http://HOST:8000/v1")
+        """Nothing is sent yet."""
         self._model = model
-        self._id = f"{model.model}@{url.hostname}"
+        self._id = f"{model.model}@{urlparse(model.base_url).hostname}"
         self._key = os.environ.get(model.api_key_env, "").strip()
         self._failures = 0
+        self._served = False
+        self._refusals: Counter[str] = Counter()  # until the first request is served
         self._loop = EventLoop("openai")
         self._client = openai.AsyncOpenAI(
             base_url=model.base_url, api_key=self._key or _NO_KEY, timeout=model.timeout_s, max_retries=model.max_retries
         )
+        self._patience = max(_MIN_FAILURES, model.max_concurrency)  # requests
         self._traffic = Traffic(model.max_concurrency)
 
     @property
@@ -64,7 +67,8 @@ class OpenAiEngine:
 
         Raises:
             ModelError: the endpoint refuses the key or does not know the model.
-            EngineError: the endpoint cannot be reached, fails again and again, or the engine is closed.
+            EngineUnreachableError: the endpoint cannot be reached, or fails again and again.
+            EngineError: the engine is closed.
         """
         check_call(prompts, n, seeds)
         if self._loop.closed:
@@ -95,12 +99,14 @@ class OpenAiEngine:
                     completion = _completion(await self._ask(prompt, options))
             except (openai.APIError, ValueError, TimeoutError) as error:
                 return self._failed(error)
-        self._failures = 0
+        self._failures, self._served = 0, True
         self._traffic.add(prompt_tokens=completion.n_prompt_tokens, tokens=completion.n_tokens)
         return completion
 
     async def _ask(self, prompt: Prompt, options: dict[str, Any]) -> Any:
         if isinstance(prompt, list) and isinstance(prompt[0], dict):
+            if kwargs := self._model.chat_template_kwargs:
+                options = {**options, "extra_body": {"chat_template_kwargs": kwargs, **options.get("extra_body", {})}}
             return await self._client.chat.completions.create(model=self._model.model, messages=prompt, **options)  # type: ignore[arg-type]
         return await self._client.completions.create(model=self._model.model, prompt=prompt, **options)
 
@@ -108,23 +114,29 @@ class OpenAiEngine:
         """The row's completion, or an exception where the endpoint as a whole is at fault."""
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
         message = self._one_line(error)
-        code = error.code if isinstance(error, openai.APIError) else None
-        if status in (400, 413, 422) and (code == _CONTEXT_CODE or any(sign in message.lower() for sign in _CONTEXT_ERRORS)):
-            return too_long(1, 0)[0]
         where = f"{self._model.model} at {self._model.base_url}"
+        if isinstance(error, openai.APIStatusError) and status in _REFUSED:
+            if error.code in _CONTEXT_CODES or error.type in _CONTEXT_CODES or any(sign in message.lower() for sign in _CONTEXT_ERRORS):
+                return too_long(1, 0)[0]
+            self._refusals[message] += 1
+            if not self._served and self._refusals[message] >= self._patience:
+                raise ModelError(f"{where}: refuses every request: {message}") from None
+            return failed(message, 1)[0]  # what is wrong with one request says nothing about the next
         if status in _ADVICE:
             key = f"; ${self._model.api_key_env} is {'set' if self._key else 'not set'}" if status != 404 else ""
             raise ModelError(f"{where}: the endpoint {_ADVICE[status]} ({message}){key}") from None
-        if type(error.__cause__).__name__ == "ConnectError":  # of httpx or httpx2, whichever the client library brings
-            raise EngineError(f"{where}: cannot be reached ({error.__cause__})") from None
-        self._failures += 0 if status in (400, 413, 422) else 1  # what is wrong with one request says nothing about the next
-        if self._failures >= max(_MIN_FAILURES, self._model.max_concurrency):
-            raise EngineError(f"{where}: {self._failures} requests failed in a row, the last with: {message}") from None
+        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # of httpx or httpx2, whichever the client library brings
+            raise EngineUnreachableError(f"{where}: cannot be reached ({error.__cause__})") from None
+        self._failures += 1
+        if self._failures >= self._patience:
+            raise EngineUnreachableError(f"{where}: {self._failures} requests failed in a row, the last with: {message}") from None
         return failed(message, 1)[0]
 
     def _one_line(self, error: BaseException) -> str:
         """Without the key, should a server repeat it."""
-        text = " ".join(str(error).split()) or type(error).__name__
+        body = getattr(error, "body", None)  # TGI gives a text where others give an object with a message
+        said = f"{error}: {body}" if isinstance(body, str) and body not in str(error) else str(error)
+        text = " ".join(said.encode(errors="replace").decode().split()) or type(error).__name__
         return (text.replace(self._key, "***") if self._key else text)[:_MAX_MESSAGE]
 
 
@@ -152,8 +164,10 @@ def _completion(reply: Any) -> Completion:
     text = getattr(message, "content", None) or "" if message is not None else getattr(choice, "text", None)
     usage = getattr(reply, "usage", None)
     asked, written = getattr(usage, "prompt_tokens", None) or 0, getattr(usage, "completion_tokens", None) or 0
-    if not isinstance(text, str) or not isinstance(asked, int) or not isinstance(written, int):
+    if not isinstance(text, str) or not all(isinstance(count, int) and 0 <= count <= _MAX_COUNT for count in (asked, written)):
         raise ValueError(f"the endpoint's reply is not a completion: {str(reply)[:100]!r}")
-    if choice.finish_reason in ("stop", "length"):
-        return Completion(text, choice.finish_reason, asked, written)
-    return Completion("", "error", asked, written, f"the endpoint ended the request: {choice.finish_reason}")
+    stop, finish = getattr(choice, "stop_reason", None), getattr(choice, "finish_reason", None)  # vLLM's: a stop string or a token's id
+    f"{text}{stop}".encode()  # a lone surrogate can be kept in no file: UnicodeEncodeError, which is a ValueError
+    if finish in ("stop", "length"):
+        return Completion(text, finish, asked, written, stop_reason=None if stop is None else str(stop))
+    return Completion("", "error", asked, written, f"the endpoint ended the request: {str(finish)[:100]!r}")

@@ -32,6 +32,7 @@ from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.engines.vllm_steps import Steps, stat_logger
 from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
+from caco_ray.raw_text import RawText
 
 _MAX_MESSAGE = 400
 _HANDOVER_S = 60.0  # in which a process that is being killed gives its GPU's memory back
@@ -69,6 +70,7 @@ class VllmEngine:
         self._children = [child for child in multiprocessing.active_children() if child not in before]
         self._adapter = _adapter(model)
         self._tokenizer = self._llm.get_tokenizer()
+        self._raw = RawText(self._tokenizer)
 
     @property
     def model_id(self) -> str:
@@ -96,7 +98,12 @@ class VllmEngine:
         return self._loop.run(self._unless_stalled(run_all(work)))
 
     def stats(self) -> EngineStats:
-        return replace(self._traffic.stats, cache_queries=self._steps.cache_queries, cache_hits=self._steps.cache_hits)
+        """Running are those in the batch; what is inside vLLM without a place in it waits too."""
+        inside = self._traffic.stats
+        running = min(self._steps.running, inside.running)
+        waiting = inside.waiting + inside.running - running
+        hits = {"cache_queries": self._steps.cache_queries, "cache_hits": self._steps.cache_hits}
+        return replace(inside, running=running, waiting=waiting, **hits)
 
     def close(self) -> None:
         """End vLLM's processes. A process of ours that is killed instead takes them with it (`vllm_child`)."""
@@ -173,13 +180,14 @@ class VllmEngine:
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return list(self._tokenizer.encode(prompt))
+            return [*self._raw.start, *self._raw.ids(prompt)]
         messages: Messages = [part for part in prompt if isinstance(part, dict)]
         if not messages:
             return [part for part in prompt if isinstance(part, int)]
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(f"{self._model.path}: the tokenizer has no chat template, which chat prompts need: add chat_template.jinja")
-        return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+        kwargs = self._model.chat_template_kwargs
+        return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs))
 
     def _seeded(self, params: Any, seed: int | None, index: int) -> Any:
         """Parameters of the `index`-th sample of a prompt."""
@@ -200,13 +208,22 @@ class VllmEngine:
             try:
                 async for output in self._llm.generate(tokens_input(token_ids), params, name, lora_request=self._adapter):
                     reply = output.outputs[0]
-                return _completion(reply, len(token_ids))
+                return self._completion(reply, len(token_ids))
             except EngineDeadError as error:
                 self._died = True
                 raise EngineError(f"{self._model.path}: vLLM died: {self._cause(error)} (log: {self._log}/vllm.log)") from None
             except (VLLMClientError, EngineGenerateError) as error:
                 (failure,) = failed(" ".join(str(error.__cause__ or error).split())[:_MAX_MESSAGE], 1, len(token_ids))
                 return failure
+
+    def _completion(self, reply: Any, n_prompt_tokens: int) -> Completion:
+        """`reply`: vLLM's `CompletionOutput`, finished."""
+        if reply.finish_reason not in ("stop", "length"):
+            return Completion("", "error", n_prompt_tokens, len(reply.token_ids), f"vLLM ended the request: {reply.finish_reason}")
+        stop = reply.stop_reason
+        if isinstance(stop, int):
+            (stop,) = self._tokenizer.convert_ids_to_tokens([stop])
+        return Completion(reply.text, reply.finish_reason, n_prompt_tokens, len(reply.token_ids), stop_reason=stop)
 
 
 async def _start(arguments: dict[str, Any], steps: Steps) -> Any:
@@ -238,10 +255,3 @@ def _device_bytes(model: VllmModel) -> int | None:
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory())
-
-
-def _completion(reply: Any, n_prompt_tokens: int) -> Completion:
-    """`reply`: vLLM's `CompletionOutput`, finished."""
-    if reply.finish_reason in ("stop", "length"):
-        return Completion(reply.text, reply.finish_reason, n_prompt_tokens, len(reply.token_ids))
-    return Completion("", "error", n_prompt_tokens, len(reply.token_ids), f"vLLM ended the request: {reply.finish_reason}")

@@ -1,4 +1,4 @@
-"""What vLLM's scheduler tells after each of its steps: that it lives, and how often its prefix cache helps."""
+"""What vLLM's scheduler tells after each of its steps: that it lives, what is in its batch, and how often its prefix cache helps."""
 
 import time
 from typing import Any
@@ -10,6 +10,7 @@ class Steps:
     def __init__(self) -> None:
         self.cache_queries = 0  # prompt tokens that were looked up in the prefix cache
         self.cache_hits = 0  # of these, found there
+        self.running = 0  # requests in the batch of the last step
         self._last = time.monotonic()
 
     @property
@@ -24,6 +25,7 @@ class Steps:
         """`scheduler`: vLLM's `SchedulerStats` of one step, or None."""
         self.touch()
         if scheduler is not None:
+            self.running = scheduler.num_running_reqs
             self.cache_queries += scheduler.prefix_cache_stats.queries
             self.cache_hits += scheduler.prefix_cache_stats.hits
 

@@ -96,6 +96,7 @@ class Generate:
         row[f"{self._role}_model"] = self._engine.model_id
         row[f"{self._role}_prompt"] = self._prompt_name
         row[f"{self._role}_finish"] = completion.finish_reason
+        row[f"{self._role}_stop"] = completion.stop_reason
         row[f"{self._role}_prompt_tokens"] = completion.n_prompt_tokens
         row[f"{self._role}_tokens"] = completion.n_tokens
         if completion.finish_reason == "error":

@@ -53,13 +53,18 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("++models.solve.max_tokens=4", "models.solve.max_tokens: no such key"),
         ("training.codegen.batch_rows=13", "batch_rows 13 is not a multiple"),
         ("seeds.sources=[]", "no seeds: give seeds.sources or seeds.path"),
+        ("++sampling.stop=['']", "sampling.stop.0='': string should have at least 1 character"),
+        ("++models.solve.gpus=1 ++models.solve.tensor_parallel=2", "models.solve: gpus 1: tensor_parallel x pipeline_parallel is 2"),
+        ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
+        ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve: base_url localhost:8000: give a URL such as http"),
+        ("model@models.solve=openai models.solve.model=''", "models.solve.model='': string should have at least 1 character"),
         ("run.dir=relative", "run.dir=relative: give an absolute path"),
         ("until=nowhere", "until='nowhere': input should be 'seeds'"),
     ],
 )
 def test_a_mistake_is_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        composed(override)
+        composed(*override.split())
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 

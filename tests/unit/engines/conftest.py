@@ -44,7 +44,7 @@ class Endpoint:
         if reply.finish_reason == "prompt_too_long":
             message = f"This model's maximum context length is {CONTEXT} tokens. However, you requested {reply.n_prompt_tokens}."
             return 400, {}, json.dumps({"error": {"message": message, "code": "context_length_exceeded"}})
-        choice = {"index": 0, "finish_reason": reply.finish_reason}
+        choice = {"index": 0, "finish_reason": reply.finish_reason, "stop_reason": reply.stop_reason}
         choice |= {"message": {"role": "assistant", "content": reply.text}} if is_chat else {"text": reply.text}
         usage = {"prompt_tokens": reply.n_prompt_tokens, "completion_tokens": reply.n_tokens, "total_tokens": 0}
         return 200, {}, json.dumps({"id": "1", "object": "x", "created": 0, "model": "fake", "choices": [choice], "usage": usage})

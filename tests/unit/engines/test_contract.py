@@ -46,7 +46,7 @@ def test_ends_before_a_stop_string(engine: Engine) -> None:
     ((free,),) = engine.generate([PROMPT], GREEDY)
     stop = free.text.split()[2]
     ((stopped,),) = engine.generate([PROMPT], SamplingConfig(temperature=0, max_tokens=12, stop=("never seen", stop)))
-    assert stopped.finish_reason == "stop"
+    assert (stopped.finish_reason, stopped.stop_reason) == ("stop", stop)
     assert stopped.text == free.text[: free.text.index(stop)]
 
 

@@ -38,7 +38,19 @@ def test_weights_and_cache_follow_from_the_files(folder: Path) -> None:
     assert (need.weights, need.cache_token) == (16 * GIB, 2 * 32 * 8 * 128 * 2)
     double = needs(model(dtype="float32"), folder)
     assert (double.weights, double.cache_token) == (32 * GIB, 2 * need.cache(1))
-    assert needs(model(quantization="fp8"), folder).weights == 16 * GIB
+    assert needs(model(quantization="bitsandbytes"), folder).weights == 4 * GIB  # while it is loaded, to 4 bits at the least
+    (folder / "config.json").write_text(json.dumps({**LLAMA_8B, "quantization_config": {"quant_method": "awq"}}))
+    assert needs(model(quantization="awq"), folder).weights == 16 * GIB
+
+
+def test_weights_that_are_there_twice_count_once(folder: Path) -> None:
+    with (folder / "consolidated.safetensors").open("wb") as file:
+        file.truncate(16 * GIB)
+    assert needs(model(), folder).weights == 16 * GIB
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "other.safetensors").write_bytes(bytes(1000))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    assert needs(model(), folder).weights == 16 * GIB
 
 
 def test_models_with_other_caches_are_left_to_vllm(folder: Path) -> None:

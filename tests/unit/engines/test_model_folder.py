@@ -65,6 +65,25 @@ def test_names_what_is_wrong_with_a_folder(folder: Path, damage, said: str) -> N
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ bos_token + messages[0].content }}", None),  # no tokenizer names the token
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}", "System role not supported"),
+        ("{% if thinking %}{{ raise_exception('Thinks') }}{% endif %}", "Thinks"),
+        ("{% if %}", "Expected an expression"),
+    ],
+)
+def test_a_chat_template_that_refuses_our_messages_is_named(folder: Path, template: str, said: str | None) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    if said is None:
+        check(folder)
+        return
+    with pytest.raises(ModelError, match=f"{folder}: its chat template refuses a system message") as caught:
+        check(folder, chat_template_kwargs={"thinking": True})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_trained_model_needs_no_chat_template(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
     assert check(folder, prompts="trained") == folder
@@ -75,12 +94,20 @@ def test_a_trained_model_needs_no_chat_template(folder: Path) -> None:
     [
         ({"max_model_len": 513}, "max_model_len=513: .* has a context of 512"),
         ({"tensor_parallel": 3}, "tensor_parallel=3: .* has 8 attention heads"),
-        ({"gpus": 1, "tensor_parallel": 2}, "gpus=1: .* is 2"),
     ],
 )
 def test_names_what_the_model_cannot_do(folder: Path, changes: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check(folder, **changes)
+
+
+def test_what_extends_the_context_is_left_to_vllm(folder: Path) -> None:
+    check(folder, max_model_len=1024, vllm_args={"hf_overrides": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}})
+
+
+def test_an_index_of_weights_that_are_not_used_says_nothing(folder: Path) -> None:
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}')
+    assert check(folder) == folder
 
 
 def test_a_path_that_is_no_folder(folder: Path) -> None:

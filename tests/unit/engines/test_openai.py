@@ -11,7 +11,7 @@ import pytest
 from caco_ray.config import OpenAiModel, SamplingConfig
 from caco_ray.engines import build_engine
 from caco_ray.engines.base import Completion
-from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
+from caco_ray.errors import CacoError, EngineUnreachableError, ModelError
 
 WARM = SamplingConfig(temperature=0.9, max_tokens=20)
 PROMPT = "Once upon a time"
@@ -73,8 +73,15 @@ def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> No
         ((200, {}, '{"choices": [{"finish_reason": "stop", "text": 7}]}'), "not a completion"),
         ((200, {}, '{"choices": [{"finish_reason": "content_filter", "text": "x"}]}'), "content_filter"),
         ((400, {}, '{"error": {"message": "temperature is out of range"}}'), "out of range"),
+        ((422, {}, '{"error": "temperature is out of range"}'), "out of range"),
+        ((400, {}, '{"error": {"message": "no \\ud800"}}'), "no ?"),
+        ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "a\\ud800b"}]}'), "surrogates not allowed"),
+        ((200, {}, '{"choices": [{"finish_reason": "\\ud800", "text": "x"}]}'), "ended the request"),
+        ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "x"}], "usage": {"prompt_tokens": 99999999999}}'), "not a completion"),
+        ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "x"}], "usage": {"completion_tokens": -7}}'), "not a completion"),
     ],
-    ids=["500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused"],
+    ids=["500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused", "refused-in-text"]
+    + ["odd-error", "surrogate", "odd-finish", "huge-count", "negative-count"],
 )
 def test_lasting_trouble_is_an_error_of_the_row(endpoint: Any, trouble: tuple, said: str) -> None:
     is_repeated = trouble in (BROKEN, TOO_MANY, HALF)
@@ -82,11 +89,31 @@ def test_lasting_trouble_is_an_error_of_the_row(endpoint: Any, trouble: tuple, s
     failed, served = ask(endpoint.url, [PROMPT, PROMPT], max_concurrency=1)
     assert failed.finish_reason == "error" and failed.text == ""
     assert failed.error and said in failed.error and "\n" not in failed.error
+    assert failed.error.encode()  # it is written to a file
     assert served.text and served.error is None
 
 
-def test_a_context_error_is_a_prompt_that_is_too_long(endpoint: Any) -> None:
-    endpoint.script.append((400, {}, json.dumps({"error": {"message": "too big", "code": "context_length_exceeded"}})))
+def test_the_values_of_the_chat_template_go_with_messages_alone(endpoint: Any) -> None:
+    model = OpenAiModel(base_url=endpoint.url, model="fake", chat_template_kwargs={"enable_thinking": False})
+    engine = build_engine(model, path=None, seed=0)
+    engine.generate([PROMPT, [{"role": "user", "content": "hi"}]], SamplingConfig(temperature=0.5, top_k=20, max_tokens=9))
+    engine.close()
+    sent = {"messages" in request: (request.get("chat_template_kwargs"), request["top_k"]) for request in endpoint.requests}
+    assert sent == {True: ({"enable_thinking": False}, 20), False: (None, 20)}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"message": "too big", "code": "context_length_exceeded"}}),
+        (400, {"object": "error", "message": "The input (50 tokens) is longer than the model's context length (40 tokens)."}),
+        (400, {"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error"}}),
+        (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 40. Given: 50", "error_type": "validation"}),
+    ],
+    ids=["openai", "sglang", "llama.cpp", "tgi"],
+)
+def test_a_context_error_is_a_prompt_that_is_too_long(endpoint: Any, status: int, body: dict) -> None:
+    endpoint.script.append((status, {}, json.dumps(body)))
     long, short = ask(endpoint.url, [PROMPT, PROMPT], max_concurrency=1)
     assert (long.finish_reason, long.error) == ("prompt_too_long", None)
     assert short.text
@@ -109,16 +136,37 @@ def test_an_endpoint_that_is_not_there_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineError, match=f"127.0.0.1:{port}.*cannot be reached"):
+    with pytest.raises(EngineUnreachableError, match=f"127.0.0.1:{port}.*cannot be reached"):
         ask(f"http://127.0.0.1:{port}/v1", [PROMPT], max_retries=0)
 
 
 def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
     endpoint.always = BROKEN
-    with pytest.raises(EngineError, match="8 requests failed in a row.*caught fire") as caught:
+    with pytest.raises(EngineUnreachableError, match="8 requests failed in a row.*caught fire") as caught:
         ask(endpoint.url, [PROMPT] * 50, max_retries=0, max_concurrency=4)
     assert isinstance(caught.value, CacoError)
     assert len(endpoint.requests) < 20
+
+
+def test_an_endpoint_that_refuses_every_request_ends_the_run(endpoint: Any) -> None:
+    endpoint.always = (400, {}, '{"error": {"message": "max_tokens is not supported"}}')
+    with pytest.raises(ModelError, match="fake at http.*: refuses every request: .*max_tokens is not supported"):
+        ask(endpoint.url, [PROMPT] * 50, max_concurrency=4)
+    assert len(endpoint.requests) < 20
+
+
+def test_refusals_after_the_first_served_request_are_those_of_rows(endpoint: Any) -> None:
+    serve, refused = endpoint.answer, (400, {}, '{"error": {"message": "not this one"}}')
+    endpoint.answer = lambda request: refused if request["seed"] else serve(request)
+    first, *others = ask(endpoint.url, [PROMPT] * 30, max_concurrency=1)
+    assert first.text and all("not this one" in (other.error or "") for other in others)
+
+
+def test_what_stopped_a_reply_is_told_where_the_server_tells(endpoint: Any) -> None:
+    for told, reason in (("END", "END"), (128009, "128009"), (None, None)):
+        choice = {"text": "x", "finish_reason": "stop", "stop_reason": told}
+        endpoint.script.append((200, {}, json.dumps({"choices": [choice]})))
+        assert ask(endpoint.url, [PROMPT])[0].stop_reason == reason
 
 
 def test_a_silent_endpoint_is_given_up(endpoint: Any) -> None:
@@ -149,11 +197,6 @@ def test_keeps_to_its_concurrency(endpoint: Any) -> None:
     endpoint.answer = counted
     assert len(ask(endpoint.url, [PROMPT] * 30, max_concurrency=3)) == 30
     assert most == 3
-
-
-def test_refuses_a_base_url_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="base_url=localhost"):
-        ask("localhost:8000", [PROMPT])
 
 
 def test_token_ids_that_cannot_fit_are_not_sent(endpoint: Any) -> None:

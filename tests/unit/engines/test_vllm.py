@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,53 @@ def test_a_stop_string_that_is_a_special_token_stops_too(vllm_engine: Engine) ->
     tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
     params = sampling_params(SamplingConfig(temperature=0, stop=("<|im_end|>", "END")), tokenizer)
     assert (params.stop, params.stop_token_ids) == (["END"], [2])
+
+
+def test_a_special_token_that_no_map_names_stops_too() -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed here")
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    inner.add_special_tokens([AddedToken("<|eot|>", special=True), AddedToken("<|end|>", special=True)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+    params = sampling_params(SamplingConfig(temperature=0, stop=("<|eot|>", "END"), extra={"stop_token_ids": [0]}), tokenizer)
+    assert (params.stop, params.stop_token_ids) == (["END"], [2, 0])
+
+
+def test_says_what_stopped_a_reply(vllm_engine: Engine) -> None:
+    """A number of the list, and the same number's token."""
+    prompt = "1, 2, 3, 4, 5,"
+    ((whole,),) = vllm_engine.generate([prompt], GREEDY)
+    ((cut,),) = vllm_engine.generate([prompt], GREEDY.model_copy(update={"stop": ("7",)}))
+    ids = vllm_engine._tokenizer.convert_tokens_to_ids(["7"])  # type: ignore[attr-defined]
+    ((at_token,),) = vllm_engine.generate([prompt], GREEDY.model_copy(update={"extra": {"stop_token_ids": ids}}))
+    assert (whole.finish_reason, whole.stop_reason) == ("length", None)
+    assert (cut.finish_reason, cut.stop_reason, at_token.finish_reason, at_token.stop_reason) == ("stop", "7", "stop", "7")
+
+
+def test_the_chat_template_reads_its_values(vllm_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %} briefly{% endif %}"
+    tokenizer, model = vllm_engine._tokenizer, vllm_engine._model  # type: ignore[attr-defined]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    messages = [{"role": "user", "content": "Think"}]
+    assert tokenizer.decode(vllm_engine._token_ids(messages)) == "Think"  # type: ignore[attr-defined]
+    monkeypatch.setattr(vllm_engine, "_model", model.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}}))
+    assert tokenizer.decode(vllm_engine._token_ids(messages)) == "Think briefly"  # type: ignore[attr-defined]
+
+
+def test_running_are_those_in_the_batch(vllm_engine: Engine) -> None:
+    """Eight places in the batch, and as many requests again inside vLLM."""
+    seen: list[tuple[int, int]] = []
+    long = SamplingConfig(temperature=1, max_tokens=100, min_tokens=100)
+    with ThreadPoolExecutor() as pool:
+        work = pool.submit(vllm_engine.generate, ["Once upon a time"] * 40, long)
+        while not work.done():
+            stats = vllm_engine.stats()
+            seen.append((stats.running, stats.running + stats.waiting))
+            time.sleep(0.01)
+    assert max(running for running, _ in seen) == 8 and max(whole for _, whole in seen) > 16
+    assert (vllm_engine.stats().running, vllm_engine.stats().waiting) == (0, 0)
 
 
 def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
