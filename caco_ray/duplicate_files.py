@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from caco_ray.store import Folder
@@ -28,9 +29,10 @@ class Duplicates:
     parts: int
     part_rows: int
 
-    def part_of(self, numbers: pa.ChunkedArray | pa.Array) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    def part_of(self, numbers: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
         """Numbers of a later round begin anywhere: parts are counted round and round."""
-        return numbers.to_numpy() // self.part_rows % self.parts
+        parts: npt.NDArray[np.int64] = numbers.to_numpy() // self.part_rows % self.parts
+        return parts
 
     def among(self, numbers: pa.ChunkedArray) -> pa.Table:
         """A table of `FOUND` with the duplicates among the rows of these sample numbers (and others of the same parts).
@@ -53,7 +55,7 @@ def part_name(part: int) -> str:
     return f"part-{part:05d}.arrow"
 
 
-def split(table: pa.Table, places: "np.ndarray[tuple[int], np.dtype[np.int64]]", count: int) -> list[pa.Table]:
+def split(table: pa.Table, places: npt.NDArray[np.int64], count: int) -> list[pa.Table]:
     """A table in `count` tables: each row goes where `places` says, in the order that it has."""
     ordered = table.take(pa.array(np.argsort(places, kind="stable")))
     ends = np.cumsum(np.bincount(places, minlength=count))
