@@ -34,14 +34,24 @@ def check_model(model: VllmModel, path: str) -> Path:
     folder = find_folder(path, model.revision)
     config = read_config(folder)
     _check_files(folder)
-    _check_context(model, folder, config)
-    _check_placement(model, folder, config)
-    _check_numbers(model, folder, config)
+    check_config(model, str(folder), config)
     if model.lora is not None:
         adapter_rank(model.lora)
     if model.prompts == "instruct":
         check_chat_template(model, folder)
     return folder
+
+
+def check_config(model: VllmModel, name: str, config: dict[str, Any]) -> None:
+    """What config.json alone tells of a model, which messages call `name`.
+
+    Raises:
+        ModelError: it cannot run on the device.
+        ConfigError: the configuration asks for more than the model has.
+    """
+    _check_context(model, name, config)
+    _check_placement(model, name, config)
+    _check_numbers(model, name, config)
 
 
 def find_folder(path: str, revision: str | None) -> Path:
@@ -86,10 +96,10 @@ def model_id(model: VllmModel, path: str) -> str:
     The fingerprint covers config.json in full, and of each weight file the size and 64 samples of 4 kB.
     """
     folder = find_folder(path, model.revision)
-    name = f"{_name(model.path)}@{fingerprint(folder, 'config.json')}"
+    name = f"{_name(model.path)}@{folder_fingerprint(folder, 'config.json')}"
     if model.lora is None:
         return name
-    return f"{name}+{_name(model.lora)}@{fingerprint(find_folder(model.lora, None), 'adapter_config.json')}"
+    return f"{name}+{_name(model.lora)}@{folder_fingerprint(find_folder(model.lora, None), 'adapter_config.json')}"
 
 
 def _name(path: str) -> str:
@@ -111,7 +121,7 @@ def fingerprint(url: str, weights: Iterable[str], config: str = "config.json") -
     return digest.hexdigest()
 
 
-def fingerprint(folder: Path, config: str) -> str:
+def folder_fingerprint(folder: Path, config: str) -> str:
     """Of what the folder holds, wherever it lies: the file `config` in full, samples of the weights."""
     return fingerprint(str(folder), [file.name for file in weight_files(folder)], config)
 
@@ -131,10 +141,10 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"{folder}: no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy it from the base model")
 
 
-def _check_context(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+def _check_context(model: VllmModel, name: str, config: dict[str, Any]) -> None:
     limit = None if "hf_overrides" in model.vllm_args else context_limit(config)  # those may extend it: vLLM's to say
     if limit is not None and model.max_model_len > limit:
-        raise ConfigError(f"max_model_len={model.max_model_len}: {folder} has a context of {limit} tokens; give at most that")
+        raise ConfigError(f"max_model_len={model.max_model_len}: {name} has a context of {limit} tokens; give at most that")
 
 
 def context_limit(config: dict[str, Any]) -> int | None:
@@ -170,25 +180,25 @@ def adapter_rank(path: str) -> int:
     return rank
 
 
-def _check_numbers(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+def _check_numbers(model: VllmModel, name: str, config: dict[str, Any]) -> None:
     """Number formats: of the computation and of quantised weights."""
     kind = config.get("model_type")
     if model.dtype == "float16" and kind in _NOT_FLOAT16:
-        raise ConfigError(f"dtype=float16: {folder} ({kind}) overflows in it; give bfloat16, or float32")
+        raise ConfigError(f"dtype=float16: {name} ({kind}) overflows in it; give bfloat16, or float32")
     if model.dtype == "float32" and model.gpus and (model.quantization or config.get("quantization_config")):
         raise ConfigError("dtype=float32: kernels for quantised weights compute in float16 or bfloat16; give one of these, or auto")
     stored = (config.get("quantization_config") or {}).get("quant_method")
     if stored and model.quantization and _QUANTISED_AS.get(model.quantization, model.quantization) != _QUANTISED_AS.get(stored, stored):
-        raise ConfigError(f"quantization={model.quantization}: the weights in {folder} are {stored}; give null, which reads it from there")
+        raise ConfigError(f"quantization={model.quantization}: the weights in {name} are {stored}; give null, which reads it from there")
 
 
-def _check_placement(model: VllmModel, folder: Path, config: dict[str, Any]) -> None:
+def _check_placement(model: VllmModel, name: str, config: dict[str, Any]) -> None:
     text = config.get("text_config") or config
     heads = text.get("num_attention_heads")
     if isinstance(heads, int) and heads % model.tensor_parallel:
-        raise ConfigError(f"tensor_parallel={model.tensor_parallel}: {folder} has {heads} attention heads, which do not divide by it")
+        raise ConfigError(f"tensor_parallel={model.tensor_parallel}: {name} has {heads} attention heads, which do not divide by it")
     if model.gpus or not isinstance(heads, int):
         return
     head_size = text.get("head_dim") or text.get("hidden_size", 0) // heads
     if head_size not in _CPU_HEAD_SIZES:
-        raise ModelError(f"{folder}: attention heads of size {head_size} cannot run on CPU (sizes: {', '.join(map(str, _CPU_HEAD_SIZES))})")
+        raise ModelError(f"{name}: attention heads of size {head_size} cannot run on CPU (sizes: {', '.join(map(str, _CPU_HEAD_SIZES))})")

@@ -50,7 +50,8 @@ def read_training(name: str, folder: Folder) -> TrainingReport:
     """
     body = read_json(folder, SUCCESS_FILE)
     try:
-        metrics = {key: value for key, value in body["metrics"].items() if _is_number(value)}
+        skipped = {f"skipped_{reason}": count for reason, count in body["metrics"].get("skipped", {}).items()}
+        metrics = {key: value for key, value in (body["metrics"] | skipped).items() if _is_number(value)}
         return TrainingReport(name, float(body["seconds"]), metrics, read_losses(folder), body["fingerprint"], body["code_version"])
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(folder, SUCCESS_FILE, error) from error

@@ -7,6 +7,9 @@ METRICS: Mapping[str, str] = {
     "tokens_per_s": "tokens/s",
     "learned_tokens": "tokens with loss",
     "skipped_too_long": "left out as too long",
+    "skipped_nothing_to_learn": "left out with nothing to learn",
+    "skipped_no_columns": "left out for want of columns",
+    "skipped_for_evaluation": "left out for evaluation",
 }
 
 

@@ -44,7 +44,8 @@ def check_packable(model: Any, max_length: int) -> None:
     """Raises ModelError where sequences of a packed batch could see each other."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)  # the second by models that mix in recurrence
+    kinds = set(named or ["sliding_attention" if window else "full_attention"])
     window = window if "sliding_attention" in kinds else None
     if kinds - {"full_attention", "sliding_attention"} or not model._supports_attention_backend or (window and window < max_length):
         raise ModelError(

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caco_ray.engines.model_folder import find_folder
+from caco_ray.engines.model_folder import context_limit, find_folder, read_config
 from caco_ray.errors import ModelError
+from caco_ray.raw_text import turn_end
 
 
 def check_base(base: str) -> Path:
@@ -39,6 +40,20 @@ def check_vocabulary(folder: Path, tokenizer: Any) -> None:
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if size and len(tokenizer) > size:
         raise ModelError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, the model {size:,}: copy the model's own tokenizer")
+
+
+def check_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Raises ModelError where nothing could end a learned sequence, or pad one."""
+    turn_end(tokenizer)
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise ModelError(f"{folder}: its tokenizer has neither a pad_token nor an eos_token: give it one in tokenizer_config.json")
+
+
+def check_context(folder: Path, max_length: int) -> None:
+    """Raises ModelError where sequences may be longer than what the model has positions for."""
+    limit = context_limit(read_config(folder))
+    if limit is not None and max_length > limit:
+        raise ModelError(f"training max_length={max_length}: {folder} has a context of {limit} tokens; give at most that")
 
 
 def weight_bytes(folder: Path) -> int:

@@ -1,13 +1,15 @@
 """Rows -> `tokens.arrow`: every training sequence tokenised once, memory-mapped by all workers.
 
 Columns: `row_id`, `source` (which data set of the mixture), `heldout`, `input_ids` (list<int32>), `learn` (list<bool>, true where the
-loss counts the token), `learned` (how many those are). Over-long sequences are left out whole and counted, never cut; `skipped.jsonl`
-beside the file names them. `tokens.json`, written last, says what the file was made of: an interrupted training finds it and goes on.
+loss counts the token), `learned` (how many those are). What cannot be used is left out whole and counted, never cut: sequences that are
+`too_long` or have `nothing_to_learn`, rows with `no_columns` to learn from or kept `for_evaluation`. `skipped.jsonl` beside the file names
+them. `tokens.json`, written last, says what the file was made of: an interrupted training finds it and goes on.
 """
 
 import hashlib
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +30,8 @@ from caco_ray.training.types import TokenStats, TrainingData
 
 TOO_LONG = "too_long"
 NOTHING_TO_LEARN = "nothing_to_learn"
+NO_COLUMNS = "no_columns"
+FOR_EVALUATION = "for_evaluation"
 _SCHEMA = pa.schema(
     [
         ("row_id", pa.string()),
@@ -63,15 +67,16 @@ def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: Trainin
     if key and (known := _known(path, key)) is not None:
         return known
     note.unlink(missing_ok=True)
-    partial, counts = path.with_suffix(".partial"), _Counts()
+    partial = path.with_suffix(".partial")
     with (
         pa.OSFile(str(partial), "wb") as file,
         pa.ipc.new_file(file, _SCHEMA) as writer,
         path.with_name("skipped.jsonl").open("w") as skipped_file,
     ):
         buffer: list[dict[str, Any]] = []
+        counts = _Counts(skipped_file)
         for example in _examples(data, tokenizer, training, counts):
-            if counts.take(example, training.max_length, skipped_file):
+            if counts.take(example, training.max_length):
                 buffer.append(asdict(example))
             if len(buffer) == _ROWS_PER_BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=_SCHEMA))
@@ -101,19 +106,22 @@ def _known(path: Path, key: str) -> TokenStats | None:
 class _Counts:
     """What has been seen, by data set."""
 
-    def __init__(self) -> None:
+    def __init__(self, skipped_file: TextIO) -> None:
+        self._skipped_file = skipped_file
         self.rows: Counter[int] = Counter()
         self.kept: Counter[tuple[int, bool]] = Counter()  # by data set and `heldout`
         self.skipped: dict[int, Counter[str]] = {}
         self.tokens = self.learned = 0
 
-    def take(self, example: Example, max_length: int, skipped_file: TextIO) -> bool:
+    def skip(self, source: int, row_id: str, reason: str, tokens: int | None = None) -> None:
+        self.skipped.setdefault(source, Counter())[reason] += 1
+        self._skipped_file.write(json.dumps({"row_id": row_id, "reason": reason, "tokens": tokens}) + "\n")
+
+    def take(self, example: Example, max_length: int) -> bool:
         """Count an example; false if it cannot be used."""
         reason = TOO_LONG if len(example.input_ids) > max_length else None if example.learned else NOTHING_TO_LEARN
         if reason:
-            self.skipped.setdefault(example.source, Counter())[reason] += 1
-            entry = {"row_id": example.row_id, "reason": reason, "tokens": len(example.input_ids)}
-            skipped_file.write(json.dumps(entry) + "\n")
+            self.skip(example.source, example.row_id, reason, len(example.input_ids))
             return False
         self.kept[example.source, example.heldout] += 1
         self.tokens += len(example.input_ids)
@@ -125,10 +133,9 @@ class _Counts:
         if rows == 0:
             raise UserError(f"{where}: no rows were kept by the stages before; look at the reasons in their report")
         if not self.kept[source, False] + self.kept[source, True]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.get(source, {}).items())
-            wanted = f"no row has the columns that prompts={training.prompts}, roles={','.join(training.roles)} learn from"
-            limit = f"training max_length={training.max_length} tokens"
-            raise UserError(f"{where}: none of {rows} rows can be used ({reasons or wanted}; {limit})")
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped[source].items())
+            limits = f"prompts={training.prompts}, roles={','.join(training.roles)}, max_length={training.max_length} tokens"
+            raise UserError(f"{where}: none of {rows} rows can be used ({reasons}; training {limits})")
         if not self.kept[source, False]:
             raise UserError(f"{where}: all of its examples are held out; lower training heldout_fraction")
 
@@ -143,8 +150,13 @@ def _examples(data: Sequence[TrainingData], tokenizer: Any, training: TrainingCo
     for source, entry in enumerate(data):
         for row in entry.rows():
             counts.rows[source] += 1
-            heldout = is_heldout(row["row_id"], training.heldout_fraction)
-            for segments in entry.examples(row):
+            if row.get("split") == "heldout":
+                counts.skip(source, row["row_id"], FOR_EVALUATION)
+                continue
+            heldout, sequences = is_heldout(row["row_id"], training.heldout_fraction), entry.examples(row)
+            if not sequences:
+                counts.skip(source, row["row_id"], NO_COLUMNS)
+            for segments in sequences:
                 ids, learn = _encode(segments, raw)
                 yield Example(row["row_id"], source, heldout, ids, learn, sum(learn[1:]))
 
@@ -169,8 +181,12 @@ def _key(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig)
     if any(entry.fingerprint is None for entry in data):
         return None
     wanted = training.model_dump(include={"roles", "prompts", "domain_tags", "max_length", "heldout_fraction"}, mode="json")
-    body = [__version__, wanted, [(entry.name, entry.fingerprint) for entry in data], tokenizer.get_vocab()]
-    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
+    body = [__version__, wanted, [(entry.name, entry.fingerprint) for entry in data]]
+    digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in sorted(tokenizer.save_pretrained(folder)):
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 class TokenFile:

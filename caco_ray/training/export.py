@@ -90,10 +90,10 @@ def _stop_at_turn_end(generation_config: Any, tokenizer: Any) -> None:
 
 def model_card(config: TrainLoopConfig, tokenizer: Any, examples: int, steps: int, metrics: dict[str, Any]) -> str:
     """A short README of the exported folder: what it was trained from and on, how, and how well."""
-    base, data = Path(config.base).name, "; ".join(config.data) or "(not named)"
+    base, data = config.base_name or Path(config.base).name, "; ".join(config.data) or "(not named)"
     settings = json.dumps(config.training.model_dump(mode="json"), indent=1)
     figures = json.dumps(metrics, indent=1)
     replaces = replaces_template(tokenizer, config.training)
     chat = f"Chat template: the text that it was trained with, instead of that of {base}.\n" if replaces else ""
-    name = f"{base}-caco"
+    name = f"{base.rsplit('/', 1)[-1]}-caco"
     return _CARD.format(base=base, name=name, examples=examples, steps=steps, data=data, chat=chat, metrics=figures, settings=settings)

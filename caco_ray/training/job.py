@@ -11,6 +11,7 @@ from caco_ray.embedded import embedded_model
 from caco_ray.errors import RunDirError
 from caco_ray.progress import StageBar, format_seconds, make_console
 from caco_ray.run import MODEL_CACHE_ENV
+from caco_ray.store import Folder
 from caco_ray.store.dataset import differences
 from caco_ray.training.job_config import TrainJobConfig
 from caco_ray.training.prepare import PLACEMENT, read_result
@@ -65,14 +66,14 @@ def _base(base: str) -> str:
 def _claim(config: TrainJobConfig, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     _check_same(config, output)
-    (output / _CONFIG_FILE).write_text(config.model_dump_json(indent=1) + "\n")
+    Folder(str(output)).write(_CONFIG_FILE, (config.model_dump_json(indent=1) + "\n").encode())
 
 
 def _check_same(config: TrainJobConfig, output: Path) -> None:
     """Raises RunDirError where the folder belongs to another training, or to something else."""
     known = output / _CONFIG_FILE
     if not known.exists():
-        if foreign := sorted(path.name for path in output.iterdir()):
+        if foreign := Folder(str(output)).names():
             raise RunDirError(f"output={output}: holds {foreign[0]!r}, which no training made; choose another folder")
         return
     changed = differences(_makes(json.loads(known.read_text())), _makes(config.model_dump(mode="json")))
@@ -101,4 +102,4 @@ def _summary(result: TrainResult) -> str:
     early = ", stopped early" if result.stopped_early else ""
     mfu = f", MFU {result.mfu:.1%}" if result.mfu is not None else ""
     figures = f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s{mfu}"
-    return f"{figures}, loss {result.final_loss:.3f}{heldout}{early}"
+    return f"{figures}, loss {result.final_loss:.3f}{heldout}{early}{result.remarks}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from caco_ray.config import ClusterConfig, Strict, TrainingConfig, validate
 from caco_ray.errors import ConfigError
@@ -15,7 +15,7 @@ class DataConfig(Strict):
 
     path: str = Field(min_length=1)  # folder or URL of a committed data set, or a .parquet or .jsonl file
     weight: PositiveFloat = 1
-    domain: str | None = None  # of its rows that name none
+    domain: str | None = None  # of its rows that name none; for training.domain_tags
 
 
 class TrainJobConfig(Strict):
@@ -33,6 +33,15 @@ class TrainJobConfig(Strict):
         """`data=/path` and `data=[/a,/b]` for data sets of weight 1."""
         entries = [data] if isinstance(data, str | Mapping) else data
         return [{"path": entry} if isinstance(entry, str) else entry for entry in entries] if isinstance(entries, list) else entries
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainJobConfig":
+        if not self.training.enabled:
+            raise ValueError("training.enabled false leaves nothing to do here: it is for a stage of a run")
+        named = next((entry for entry in self.data if entry.domain), None)
+        if named and not self.training.domain_tags:
+            raise ValueError(f"data domain {named.domain} of {named.path} needs training.domain_tags true: nothing else reads it")
+        return self
 
 
 def load_train_job(tree: Mapping[str, Any]) -> TrainJobConfig:

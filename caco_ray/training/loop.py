@@ -100,7 +100,8 @@ def _result(config: TrainLoopConfig, stepper: Stepper) -> TrainResult:
     return TrainResult(
         steps=stepper.done,
         examples=int((~stepper.file.heldout).sum()),
-        skipped_too_long=0,
+        skipped={},
+        replaced_template=False,
         tokens=totals.tokens,
         learned_tokens=totals.learned,
         final_loss=sum(tail) / len(tail),

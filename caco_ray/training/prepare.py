@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from caco_ray.config import TrainingConfig
+from caco_ray.config import TrainingConfig, is_hub_id
+from caco_ray.engines.model_folder import folder_fingerprint
 from caco_ray.errors import ModelError, StorageError, UserError
 from caco_ray.store.faults import explain
-from caco_ray.training.base import check_base, check_vocabulary, load_tokenizer, weight_bytes
-from caco_ray.training.data import TOO_LONG, write_tokens
+from caco_ray.training.base import check_base, check_context, check_tokenizer, check_vocabulary, load_tokenizer, weight_bytes
+from caco_ray.training.chat import replaces_template
+from caco_ray.training.data import write_tokens
 from caco_ray.training.types import TokenStats, TrainingData, TrainLoopConfig, TrainResult
 
 RESULT_FILE = "result.json"
@@ -22,7 +24,7 @@ WORK_FOLDER = "work"
 _SPARE_MB = 100  # for the tokens and everything small
 _STATE_BYTES = 14 / 2  # a checkpoint beside bf16 weights: weights 2, master copy 4, AdamW moments 8 bytes a parameter
 _ADAPTER_STATE_BYTES = 2 / 2  # the weights, which stay; what belongs to the adapters is small beside them
-_KEPT_CHECKPOINTS = 3  # two, and the one that is being written
+_KEPT_CHECKPOINTS = 4  # two, the one that is being written, and what it is copied from
 # How a training is carried out, not what it makes: with these changed it still goes on from its checkpoints.
 PLACEMENT = {
     "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "activation_checkpointing", "checkpoint_every_steps", "liger",
@@ -38,6 +40,7 @@ class Prepared:
     work: Path
     name: str
     stats: TokenStats
+    replaces_template: bool
 
     def finish(self) -> TrainResult:
         """The result that rank 0 left; tokens and checkpoints go.
@@ -52,13 +55,13 @@ class Prepared:
             raise UserError(body["user_error"])
         result = self.counted(TrainResult(**body))
         write_result(self.config, asdict(result))
-        (self.work / SKIPPED_FILE).replace(output / SKIPPED_FILE)
+        shutil.copyfile(self.work / SKIPPED_FILE, output / SKIPPED_FILE)  # not moved: after a kill here all of this is done again
         _remove(self.work)
         return result
 
     def counted(self, result: TrainResult) -> TrainResult:
-        """With what was left out before the loop began."""
-        return replace(result, skipped_too_long=self.stats.skipped.get(TOO_LONG, 0))
+        """With what was known before the loop began."""
+        return replace(result, skipped=self.stats.skipped, replaced_template=self.replaces_template)
 
 
 def _remove(work: Path) -> None:
@@ -82,6 +85,8 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     work = output_dir / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     check_vocabulary(folder, tokenizer)
+    check_tokenizer(folder, tokenizer)
+    check_context(folder, training.max_length)
     _check_liger(training)
     if shared_disk:
         check_disk(training, folder, output_dir)
@@ -95,8 +100,8 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
     weights = tuple(entry.weight for entry in data)
     places = (str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()))
-    config = TrainLoopConfig(training, *places, weights, names, shared_disk)
-    return Prepared(config, work, _fingerprint(config, folder, tokens), stats)
+    config = TrainLoopConfig(training, *places, weights, names, shared_disk, base_name=base if is_hub_id(base) else folder.name)
+    return Prepared(config, work, _fingerprint(config, folder, tokens), stats, replaces_template(tokenizer, training))
 
 
 def read_result(output_dir: Path) -> TrainResult | None:
@@ -117,8 +122,7 @@ def write_result(config: TrainLoopConfig, body: dict[str, Any]) -> None:
 def _fingerprint(config: TrainLoopConfig, base: Path, tokens: Path) -> str:
     """Another model, other settings or other data never continue this one's checkpoints; another number of workers does."""
     settings = config.training.model_dump_json(exclude=PLACEMENT)
-    model = f"{config.base} {weight_bytes(base)} {(base / 'config.json').read_text()}"
-    digest = hashlib.blake2b(json.dumps([settings, model, config.weights]).encode(), digest_size=6)
+    digest = hashlib.blake2b(json.dumps([settings, folder_fingerprint(base, "config.json"), config.weights]).encode(), digest_size=6)
     with tokens.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

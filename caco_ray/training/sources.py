@@ -28,15 +28,10 @@ def committed_data(
     name: str, dataset: Dataset, training: TrainingConfig, weight: float = 1.0, domain: str | None = None
 ) -> TrainingData:
     """The kept rows of a closed data set."""
-    hashes = hashlib.blake2b("".join(entry.sha256 for entry in dataset.entries).encode(), digest_size=8)
-    return TrainingData(name, lambda: _not_for_evaluation(dataset.rows()), make_examples(training, domain), weight, hashes.hexdigest())
+    hashes = hashlib.blake2b("".join([*(entry.sha256 for entry in dataset.entries), domain or ""]).encode(), digest_size=8)
+    return TrainingData(name, dataset.rows, make_examples(training, domain), weight, hashes.hexdigest())
 
 
 def _file_rows(path: str) -> Iterator[Row]:
     """A row without an id is named by its place in the file."""
-    rows = ({**record, "row_id": str(record.get("row_id") or place)} for place, record in read_records(path, "data"))
-    return _not_for_evaluation(rows)
-
-
-def _not_for_evaluation(rows: Iterator[Row]) -> Iterator[Row]:
-    return (row for row in rows if row.get("split") != "heldout")
+    return ({**record, "row_id": str(record.get("row_id") or place)} for place, record in read_records(path, "data"))

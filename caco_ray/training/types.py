@@ -35,6 +35,7 @@ class TrainLoopConfig:
     weights: tuple[float, ...] = (1.0,)  # of the data sets, in the order of the tokens' `source`
     data: tuple[str, ...] = ()  # their names and fingerprints, for the model card
     shared_disk: bool = True
+    base_name: str = ""  # for the model card: the hub id, or the folder's name
 
     @property
     def device(self) -> str:

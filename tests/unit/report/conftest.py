@@ -72,7 +72,7 @@ class RunFolder:
         return self.write("assemble", [rows[:1], rows[1:]])
 
     def train(self, stage: str, lines: str) -> None:
-        metrics = {"steps": 40, "examples": 480, "tokens": 121000, "final_loss": 0.2134, "tokens_per_s": 224.1}
+        metrics = {"steps": 40, "examples": 480, "tokens": 121000, "final_loss": 0.2134, "tokens_per_s": 224.1, "skipped": {"no_columns": 3}}
         body = {
             "stage": stage,
             "fingerprint": f"fp-{stage}",

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, RecurrentGemmaConfig
 
 from caco_ray.errors import ModelError
 from caco_ray.training.attention import CpuAttention, check_packable, flash, packed_attention
@@ -54,6 +54,7 @@ def test_the_flash_kernel_gives_what_attention_within_each_sequence_gives() -> N
         (MistralConfig(sliding_window=1024), 4096, False),
         (MistralConfig(sliding_window=4096), 4096, True),
         (Qwen2Config(num_hidden_layers=2, layer_types=["full_attention", "linear_attention"]), 4096, False),
+        (RecurrentGemmaConfig(), 1024, False),
     ],
 )
 def test_models_whose_layers_look_further_are_not_packed(config: object, max_length: int, packs: bool) -> None:

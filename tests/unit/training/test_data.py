@@ -69,6 +69,18 @@ def test_over_long_sequences_are_counted_named_and_never_cut(base: Path, tmp_pat
     assert [entry["tokens"] > limit for entry in skipped] == [True] * stats.skipped["too_long"]
 
 
+def test_every_row_that_gives_nothing_is_counted_and_named(base: Path, tmp_path: Path) -> None:
+    good = make_rows(4)
+    evaluated = [{**row, "row_id": f"e-{number}", "split": "heldout"} for number, row in enumerate(make_rows(3))]
+    rows = [*good, *evaluated, {"row_id": "bare", "text": "x"}, {**good[0], "row_id": "empty", "question": None, "code": None}]
+    stats = write_tokens([made_up(rows)], load_tokenizer(base), settings(), tmp_path / "tokens.arrow")
+    assert (stats.rows, stats.examples, stats.skipped) == (9, 8, {"for_evaluation": 3, "no_columns": 2})
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [(entry["row_id"], entry["reason"]) for entry in skipped[2:]] == [
+        ("e-2", "for_evaluation"), ("bare", "no_columns"), ("empty", "no_columns"),
+    ]  # fmt: skip
+
+
 def test_held_out_rows_are_the_same_in_every_training_and_of_all_their_examples(base: Path, tmp_path: Path) -> None:
     tokenizer, training = load_tokenizer(base), settings(heldout_fraction=0.3)
     stats = write_tokens([made_up()], tokenizer, training, tmp_path / "a.arrow")
@@ -82,7 +94,9 @@ def test_held_out_rows_are_the_same_in_every_training_and_of_all_their_examples(
 
 
 def test_tokens_of_an_interrupted_training_are_used_again_where_nothing_changed(base: Path, tmp_path: Path) -> None:
-    read = []
+    from tokenizers import processors
+
+    tokenizer, read = load_tokenizer(base), []
 
     def rows() -> list[Row]:
         read.append(1)
@@ -90,14 +104,18 @@ def test_tokens_of_an_interrupted_training_are_used_again_where_nothing_changed(
 
     def write(fingerprint: str | None, **changes: object) -> int:
         data = TrainingData("named", rows, examples, fingerprint=fingerprint)
-        return write_tokens([data], load_tokenizer(base), settings(**changes), tmp_path / "tokens.arrow").examples
+        return write_tokens([data], tokenizer, settings(**changes), tmp_path / "tokens.arrow").examples
 
     assert write("a") == write("a", learning_rate=0.1) == 48 and len(read) == 1
+    start = [("<|im_start|>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=start)
+    write("a")
+    assert len(read) == 2
     write("b")
     write("b", max_length=250)
     write(None)
     write(None)
-    assert len(read) == 5
+    assert len(read) == 6
 
 
 @pytest.mark.parametrize(
@@ -105,8 +123,9 @@ def test_tokens_of_an_interrupted_training_are_used_again_where_nothing_changed(
     [
         ([], {}, "training data made_up: no rows were kept"),
         (make_rows(), {"max_length": 16}, "made_up: none of 24 rows can be used .48 too_long"),
-        ([{"row_id": "a", "text": "x"}], {}, "none of 1 rows can be used .no row has the columns that prompts=trained, roles=sample,reverse,solve"),
-        (make_rows(1), {"roles": ["solve"], "prompts": "alpaca"}, "no row has the columns that prompts=alpaca"),
+        ([{"row_id": "a", "text": "x"}], {}, "none of 1 rows can be used .1 no_columns; training prompts=trained, roles=sample,reverse,solve"),
+        (make_rows(1), {"roles": ["solve"], "prompts": "alpaca"}, "1 no_columns; training prompts=alpaca"),
+        ([{**make_rows(1)[0], "split": "heldout"}], {}, "none of 1 rows can be used .1 for_evaluation"),
         (make_rows(2), {"heldout_fraction": 0.01}, "heldout_fraction=0.01: holds out none of 4 examples"),
     ],
 )

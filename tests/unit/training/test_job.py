@@ -13,6 +13,7 @@ from caco_ray.schema import SHIPPED, row_id, to_table
 from caco_ray.store import DatasetWriter, Folder, StageInfo
 from caco_ray.training.job_config import load_train_job
 from caco_ray.training.progress import read_progress
+from caco_ray.training.sources import open_data
 from tests.unit.training.conftest import make_rows, settings
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +26,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A committed data set of two shards, one row of which was rejected."""
+    """A committed data set of two shards, one row of which was rejected, and one holds nothing to learn."""
     folder = tmp_path_factory.mktemp("run") / "dataset"
     writer = DatasetWriter(Folder(str(folder)), StageInfo("assemble", "f" * 16, {}, 2), SHIPPED)
     writer.open()
@@ -35,6 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, row in enumerate(make_rows(16))
         ]
         rows[0]["reject_reason"] = "answer_disagrees" if shard else None
+        rows[1]["output"] = "" if shard else rows[1]["output"]
         writer.commit(shard, to_table(rows, SHIPPED), 16, 0.0)
     writer.close(0.0)
     return folder
@@ -54,9 +56,12 @@ def test_a_committed_data_set_trains_a_model_once(base: Path, dataset: Path, tmp
     command = [sys.executable, str(JOB), *arguments(base, tmp_path / "out", {"data": str(dataset)})]
     done = run(command)
     assert done.returncode == 0, done.stderr
-    assert "31 examples, 4 steps" in done.stdout
+    assert "30 examples, 4 steps" in done.stdout
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    said = " ".join(done.stdout.split())
+    assert "; left out: 1 no_columns; the base's chat template gave way to that of the training" in said
     card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "Chat template: the text that it was trained with, instead of that of tiny-llama." in card
     assert str(dataset) in card and '"prompts": "alpaca"' in card
     again = run(command)
     assert (again.returncode, again.stderr) == (0, "") and "Nothing to do" in again.stdout
@@ -70,8 +75,8 @@ def test_two_ranks_of_torchrun_train_on_a_mixture(base: Path, dataset: Path, tmp
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB)]
     done = run([*command, *arguments(base, tmp_path / "out", {"data": mixture}), "training.batching=packed", "training.zero_stage=3"])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("41 examples, 5 steps") == 1
-    assert len(read_progress(tmp_path / "out")) == -(-(16 + 20) // 8)  # half of 31, twice 10
+    assert done.stdout.count("40 examples, 5 steps") == 1
+    assert len(read_progress(tmp_path / "out")) == -(-(15 + 20) // 8)  # half of 30, twice 10
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
 
 
@@ -104,8 +109,14 @@ def test_an_output_folder_of_somebody_else_is_left_alone(base: Path, dataset: Pa
     [("/a", ["/a"]), (["/a", {"path": "s3://b/c", "weight": 2}], ["/a", "s3://b/c"]), ({"path": "/a", "domain": "algebra"}, ["/a"])],
 )
 def test_data_may_be_written_short(data: object, paths: list[str]) -> None:
-    tree = {"base": "/m", "output": "/o", "data": data, "training": settings().model_dump()}
+    tree = {"base": "/m", "output": "/o", "data": data, "training": settings(domain_tags=True).model_dump()}
     assert [entry.path for entry in load_train_job(tree).data] == paths
+
+
+def test_a_domain_that_nothing_reads_is_one_line() -> None:
+    tree = {"base": "/m", "output": "/o", "data": {"path": "/a", "domain": "algebra"}, "training": settings().model_dump()}
+    with pytest.raises(ConfigError, match="data domain algebra of /a needs training.domain_tags true"):
+        load_train_job(tree)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +127,9 @@ def test_data_may_be_written_short(data: object, paths: list[str]) -> None:
         ({"evaluate_every_steps": 2}, "evaluate_every_steps needs heldout_fraction"),
         ({"offload": "nvme"}, "offload nvme needs zero_stage 3 and nvme_dir"),
         ({"offload": "cpu", "zero_stage": 0}, "offload cpu needs zero_stage"),
+        ({"nvme_dir": "/fast"}, "nvme_dir /fast needs offload nvme"),
+        ({"prompts": "alpaca", "roles": ["solve"], "domain_tags": True}, "domain_tags begin programs, which roles .'solve'. do not learn"),
+        ({"enabled": False}, "training.enabled false leaves nothing to do here"),
         ({"liger": True}, "liger needs gpus_per_worker 1"),
         ({"flash_attention": True}, "flash_attention true needs gpus_per_worker 1 and dtype bfloat16"),
         ({"batch_rows": 6}, "batch_rows 6 is not a multiple of micro_batch_rows 4 x workers 1"),
@@ -126,3 +140,9 @@ def test_settings_that_do_not_fit_together_are_one_line(changes: dict[str, objec
     tree = {"base": "/m", "output": "/o", "data": "/a", "training": {**settings().model_dump(), **changes}}
     with pytest.raises(ConfigError, match=message):
         load_train_job(tree)
+
+
+def test_the_domain_of_a_data_set_is_part_of_what_its_tokens_are_made_of(dataset: Path) -> None:
+    training = settings(domain_tags=True)
+    prints = [open_data(str(dataset), training, domain=domain).fingerprint for domain in ("algebra", "geometry", None)]
+    assert len(set(prints)) == 3

@@ -19,7 +19,7 @@ from caco_ray.training.checkpoint import Loadable, load_state
 from caco_ray.training.data import TokenFile, write_tokens
 from caco_ray.training.engine import build_engine, check_nvme, prepare_process
 from caco_ray.training.examples import make_examples
-from caco_ray.training.export import _stop_at_turn_end, complete
+from caco_ray.training.export import _stop_at_turn_end, complete, model_card
 from caco_ray.training.prepare import prepare
 from caco_ray.training.types import Step, TrainingData
 from tests.unit.training.conftest import made_up, make_rows, settings
@@ -31,6 +31,41 @@ def test_the_tokenizer_of_another_model_is_refused(base: Path, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
     with pytest.raises(ModelError, match=r"its tokenizer has \d+ tokens, the model 100: copy the model's own tokenizer"):
         prepare(settings(), str(folder), [made_up()], tmp_path / "out")
+
+
+def test_sequences_longer_than_the_context_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="max_length=4096: .* has a context of 2048 tokens; give at most that"):
+        prepare(settings(max_length=4096), str(base), [made_up()], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("base", "has neither a pad_token nor an eos_token"), ("markerless", "has neither the token <.im_end.> nor an eos_token")],
+)
+def test_a_tokenizer_that_ends_nothing_is_refused(folder: str, message: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(request.getfixturevalue(folder), tmp_path / "model"))
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    with pytest.raises(ModelError, match=message):
+        prepare(settings(), str(copy), [made_up()], tmp_path / "out")
+
+
+def test_another_model_of_the_same_shape_is_another_training(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "model"))
+    names = [prepare(settings(), str(folder), [made_up()], tmp_path / "out").name for folder in (base, copy)]
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    other = prepare(settings(), str(copy), [made_up()], tmp_path / "out").name
+    assert names[0] == names[1] != other
+
+
+def test_the_card_names_the_base_as_it_was_given(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caco_ray.training.prepare.check_base", lambda name: base)  # else a hub cache is needed
+    for given, named, title in (("Qwen/Qwen2.5-Math-7B", "Qwen/Qwen2.5-Math-7B", "Qwen2.5-Math-7B-caco"), (str(base), "tiny-llama", "tiny-llama-caco")):
+        config = prepare(settings(), given, [made_up()], tmp_path / "out").config
+        card = model_card(config, load_tokenizer(base), 48, 12, {})
+        assert f"base_model: {named}\n" in card and f"# {title}\n{named} fine-tuned" in card
 
 
 @pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
