@@ -5,8 +5,10 @@ Ray logs to its session directory as always; on the terminal only warnings that 
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
@@ -17,7 +19,7 @@ import ray.data
 from caco_ray.config import ClusterConfig
 from caco_ray.errors import ClusterError
 
-# What every worker process needs: no download at run time, no progress of libraries on our terminal.
+# What every worker process needs: no download at run time (`worker_env`), no progress of libraries on our terminal.
 WORKER_ENV = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -30,6 +32,11 @@ WORKER_ENV = {
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private", "ray.air")
 
 
+def worker_env(config: ClusterConfig) -> dict[str, str]:
+    """Of this run's workers. `HF_HUB_OFFLINE=0`, and nothing else, lets `find_folder` download."""
+    return {**WORKER_ENV, **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")} if config.allow_downloads else WORKER_ENV
+
+
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
     """Ray for the length of a `with` block.
@@ -37,6 +44,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     Raises:
         ClusterError: the address does not answer in time.
     """
+    if config.allow_downloads:
+        os.environ["HF_HUB_OFFLINE"] = "0"  # here too: a training's base is looked at by the driver
     if ray.is_initialized():  # tests bring their own cluster
         _quiet()
         yield
@@ -62,7 +71,7 @@ def _connect(config: ClusterConfig) -> None:
                 num_cpus=config.num_cpus if local else None,
                 object_store_memory=config.object_store_mb * 1024 * 1024 if local else None,
                 include_dashboard=False if local else None,
-                runtime_env={"env_vars": WORKER_ENV},
+                runtime_env={"env_vars": worker_env(config)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -70,6 +79,8 @@ def _connect(config: ClusterConfig) -> None:
         if type(error) is not Exception and not isinstance(error, ConnectionError | ValueError | RuntimeError):
             raise
         raise ClusterError(f"cluster.address={config.address}: Ray cannot be joined or started ({_reason(error)})") from error
+    if threading.current_thread() is threading.main_thread():  # `ray job stop` and evictions: as Ctrl-C, where Ray's own handler just exits
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _reason(error: Exception) -> str:

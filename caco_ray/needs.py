@@ -5,9 +5,9 @@ The model of `unify` is left out: only seeds without code need it, and that is k
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from caco_ray.config import STAGES, Config, VllmModel
+from caco_ray.config import STAGES, Config, VllmModel, is_hub_id
 from caco_ray.operators import executor
 from caco_ray.placement import selector
 from caco_ray.room import Pool
@@ -55,10 +55,35 @@ def drives_gpus(config: Config, stages: Iterable[str]) -> list[str]:
     return users
 
 
-def model_folders(config: Config, stages: Iterable[str]) -> dict[str, tuple[str, Pool]]:
-    """By key: the folder that a model is loaded from, and who loads it. Hub ids, and what the run itself makes, are left out."""
-    found = {}
-    for stage in stages:
-        if stage in _MODELS and isinstance(model := model_of(config, stage), VllmModel) and os.path.isabs(model.path):
-            found[f"models.{_MODELS[stage]}.path"] = model.path, pools(config, stage)[0]
-    return found
+@dataclass(frozen=True)
+class Loaded:
+    """A model that a pool loads from its node: `path` is a folder, or a hub id in the node's cache."""
+
+    key: str
+    path: str
+    revision: str | None
+    pool: Pool
+
+    @property
+    def is_folder(self) -> bool:
+        return os.path.isabs(self.path)
+
+
+def models_loaded(config: Config, stages: Iterable[str]) -> list[Loaded]:
+    """Models that must lie on the nodes before the run. URLs, the embedded one, and what the run itself makes are left out, and hub ids
+    where the nodes may download them."""
+    found = [Loaded(*named, pools(config, stage)[0]) for stage in stages for named in _named(config, stage)]
+    return [each for each in found if each.is_folder or (is_hub_id(each.path) and not config.cluster.allow_downloads)]
+
+
+def _named(config: Config, stage: str) -> list[tuple[str, str, str | None]]:
+    """Key, path and revision of the models that a stage loads."""
+    if stage in TRAININGS:
+        key = "base" if stage == "train_codegen" else "student"
+        return [(f"models.{key}", getattr(config.models, key), None)]
+    if stage not in _MODELS or not isinstance(model := model_of(config, stage), VllmModel):
+        return []
+    own = [(f"models.{_MODELS[stage]}.path", model.path, model.revision)]
+    if stage == "evaluate":
+        own = [("models.student", config.models.student, None)] if "base" in config.evaluate.models else []
+    return own + ([(f"models.{_MODELS[stage]}.lora", model.lora, None)] if model.lora is not None else [])

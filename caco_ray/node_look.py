@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 SEEN, UNSEEN = "seen", "unseen"
+Model = tuple[str, str | None]  # a folder, or a hub id and its revision
 
 
-def look(run_dir: str, marker: str, node: str, require: str | None, folders: list[str], timeout_s: float) -> dict[str, Any]:
+def look(run_dir: str, marker: str, node: str, require: str | None, models: list[Model], timeout_s: float) -> dict[str, Any]:
     """Facts about this node. `marker`: a file under `run_dir` that the driver wrote and beside which this node writes one of its own;
-    `require`: the sandbox level to try, None for none; `folders`: that should be there."""
+    `require`: the sandbox level to try, None for none; `models`: that should be there."""
     said, level = _sandbox(require) if require is not None else ("", "")
     return {
         **versions(),
         "gpus": _gpus(),
         "shm_bytes": _shm_bytes(),
         "ray_disk_used": _disk_used("/tmp/ray"),
-        "absent": [folder for folder in folders if not os.path.isdir(folder)],
+        "absent": [model for model in models if not _is_there(*model)],
         "sandbox": level,
         "sandbox_said": said,
         **_storage(run_dir, marker, node, timeout_s),
@@ -71,6 +72,22 @@ def _disk_used(folder: str) -> float:
     except OSError:
         return 0.0
     return 1 - usage.free / usage.total
+
+
+def _is_there(path: str, revision: str | None) -> bool:
+    """A folder, or a model of the hub in this node's cache."""
+    if os.path.isabs(path):
+        return os.path.isdir(path)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return False
+    try:
+        snapshot_download(path, revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return True
 
 
 def _sandbox(require: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Does every node of the cluster offer what a run needs? One small task on each tells, before any model loads.
 
-What is missing is one line each. Not looked at: models by hub id, in each node's own cache.
+What is missing is one line each.
 """
 
 import math
@@ -21,8 +21,8 @@ from caco_ray import node_look
 from caco_ray.cluster import connected
 from caco_ray.config import Config
 from caco_ray.errors import ClusterError, StorageError
-from caco_ray.needs import drives_gpus, model_folders, pools, runs_programs, stages_of
-from caco_ray.node_look import SEEN, UNSEEN, versions
+from caco_ray.needs import Loaded, drives_gpus, models_loaded, pools, runs_programs, stages_of
+from caco_ray.node_look import SEEN, UNSEEN, Model, versions
 from caco_ray.room import Place, await_nodes, missing
 from caco_ray.store import Folder
 
@@ -136,7 +136,7 @@ def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[No
         answers = {}
         for node in nodes:
             there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
-            wanted = _level(require, node, config), _folders(config, stages, node)
+            wanted = _level(require, node, config), _models(config, stages, node)
             # Half of the time for the storage, so that a node that waits for it can still say so.
             answers[node.id] = there.remote(config.run.dir, f"{marker}/driver", node.id, *wanted, timeout_s / 2)
         ready = set(ray.wait(list(answers.values()), num_returns=len(answers), timeout=timeout_s)[0])
@@ -153,9 +153,9 @@ def _level(require: str | None, node: Node, config: Config) -> str | None:
     return require if any(pool.name == "sandbox" and pool.fits(node.place) for pool in pools(config, "unify")) else None
 
 
-def _folders(config: Config, stages: Iterable[str], node: Node) -> list[str]:
-    """Of the models that can be placed there."""
-    return sorted({folder for folder, pool in model_folders(config, stages).values() if pool.fits(node.place)})
+def _models(config: Config, stages: Iterable[str], node: Node) -> list[Model]:
+    """That can be placed there."""
+    return list(dict.fromkeys((each.path, each.revision) for each in models_loaded(config, stages) if each.pool.fits(node.place)))
 
 
 def _answered(node: Node, answer: ray.ObjectRef, is_ready: bool, timeout_s: float) -> Node:
@@ -200,7 +200,7 @@ def _faults(
             f"sandbox.require={config.sandbox.require}: {facts['sandbox_said']}" if facts["sandbox_said"] else "",
             _storage(config, facts),
             _room(config, facts["free_bytes"]),
-            *(f"{key}={path}: no such folder" for key, (path, _) in model_folders(config, stages).items() if path in facts["absent"]),
+            *(_model(each) for each in models_loaded(config, stages) if (each.path, each.revision) in facts["absent"]),
             _ray_disk(facts["ray_disk_used"]),
         )
         if fault
@@ -245,6 +245,16 @@ def _room(config: Config, free: int | None) -> str:
     if free is None or free >= needed:
         return ""
     return f"run.dir={config.run.dir} has {free / _GIB:.2f} GiB free, the run's rows may take {math.ceil(needed / _GIB * 100) / 100:.2f}"
+
+
+def _model(absent: Loaded) -> str:
+    if absent.is_folder:
+        return f"{absent.key}={absent.path}: no such folder"
+    revision = f" --revision {absent.revision}" if absent.revision else ""
+    return (
+        f"{absent.key}={absent.path}: not in the Hugging Face cache there (HF_HOME); run `hf download {absent.path}{revision}` on each "
+        "such node, or allow it with cluster.allow_downloads=true"
+    )
 
 
 def _ray_disk(used: float) -> str:

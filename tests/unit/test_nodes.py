@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from caco_ray import __version__, nodes
 from caco_ray.cluster import _reason
 from caco_ray.config import Config, load_config
-from caco_ray.needs import drives_gpus, pools, stages_of
+from caco_ray.needs import drives_gpus, models_loaded, pools, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, look, versions
 from caco_ray.nodes import Node, faults
 from caco_ray.room import Place
@@ -60,8 +60,33 @@ def test_each_thing_missing_is_one_line(fact: dict[str, Any], said: str) -> None
 
 def test_a_model_that_is_not_on_every_node_is_named() -> None:
     given = config("model@models.judge=instruct_32b", "models.judge.path=/models/judge")
-    assert faults(given, ("judge",), [node(absent=["/models/judge"]), node("10.0.0.2")]) == [
+    assert faults(given, ("judge",), [node(absent=[("/models/judge", None)]), node("10.0.0.2")]) == [
         "node 10.0.0.1: models.judge.path=/models/judge: no such folder"
+    ]
+
+
+def test_a_model_of_the_hub_must_be_in_the_cache_of_the_nodes_that_load_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = config(profile="cluster")
+    assert {each.key: each.path for each in models_loaded(given, stages_of(given))} == {
+        "models.base": "Qwen/Qwen2.5-Coder-7B",
+        "models.reverse.path": "Qwen/Qwen3-8B",
+        "models.solve.path": "Qwen/Qwen3-8B",
+        "models.judge.path": "Qwen/Qwen3-32B",
+        "models.student": "Qwen/Qwen2.5-Math-7B",
+    }
+    assert faults(given, ("judge",), [node(free_bytes=None, absent=[("Qwen/Qwen3-32B", None)])]) == [
+        "node 10.0.0.1: models.judge.path=Qwen/Qwen3-32B: not in the Hugging Face cache there (HF_HOME); run `hf download Qwen/Qwen3-32B` on "
+        "each such node, or allow it with cluster.allow_downloads=true"
+    ]
+    assert models_loaded(config("+cluster.allow_downloads=true", profile="cluster"), ("judge",)) == []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--a--b"
+    (cached / "snapshots" / "0123").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    assert look(str(tmp_path), "x", "me", None, [("a/b", None), ("a/b", "v2"), ("a/c", None)], 30)["absent"] == [
+        ("a/b", "v2"),
+        ("a/c", None),
     ]
 
 
@@ -77,10 +102,12 @@ def test_nodes_that_lack_the_same_share_a_line() -> None:
 def test_a_node_looks_at_itself(tmp_path: Path) -> None:
     (tmp_path / "mark").mkdir()
     (tmp_path / "mark" / "driver").touch()
-    facts = look(str(tmp_path), "mark/driver", "me", "L0", [str(tmp_path), str(tmp_path / "model")], 30)
+    facts = look(
+        str(tmp_path), "mark/driver", "me", "L0", [(str(tmp_path), None), (str(tmp_path / "model"), None), ("nobody/nothing", None)], 30
+    )
     assert {name: facts[name] for name in versions()} == versions() and len(facts["code"]) == 16
     assert facts["storage"] == SEEN and facts["free_bytes"] > 0 and (tmp_path / "mark" / "me").exists()
-    assert facts["absent"] == [str(tmp_path / "model")]
+    assert facts["absent"] == [(str(tmp_path / "model"), None), ("nobody/nothing", None)]
     assert facts["sandbox"] >= "L0" and facts["shm_bytes"] > 0 and 0 <= facts["ray_disk_used"] < 1
 
 
