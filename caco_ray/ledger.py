@@ -6,7 +6,7 @@ process holds more than one shard of each stage. Only `seeds -> unify` and `scal
 which is trained on all kept rows of `unify`.
 
 Every cost is counted once, in the stage that caused it: later stages carry the columns of earlier ones along, and those copies do not
-count. Limit: work that was lost with a killed process is in no row.
+count. Work that was lost with a killed process, and what pools held while they were idle, is in no row: `balance` says how much.
 """
 
 import json
@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 
 from caco_ray.config import Config, load_config
 from caco_ray.errors import RunDirError
+from caco_ray.held import HELD
 from caco_ray.rounds import REPEATED, label, places
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SELECTED, SHIPPED, SOLUTION, Row
 from caco_ray.source import Joined, KeptRows, Mapped, SampleRange, Source
-from caco_ray.stage_config import EXECUTES, ROLES
+from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS
 from caco_ray.stages.assemble import shipped_row
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import is_closed
@@ -167,6 +168,24 @@ def cost_of(stage: str, rows: pa.Table) -> Cost:
 def cost_of_row(stage: str, row: Row) -> Cost:
     """What a stage spent on one row."""
     return Cost(**{name: sum(row[column] or 0 for column in columns) for name, columns in cost_columns(stage).items()})
+
+
+def held_by(run: Folder) -> dict[str, Cost]:
+    """What the pools of each stage held in all executions, by its label; empty for a run of before this was recorded."""
+    folder, held = run / HELD, dict[str, Cost]()
+    for body in map(json.loads, folder.read_many([name for name in folder.names() if name.endswith(".json")])):
+        held[body["label"]] = held.get(body["label"], Cost()) + Cost(cpu_s=body["cpu_s"], gpu_s=body["gpu_s"])
+    return held
+
+
+def balance(held: dict[str, Cost], rows: Cost) -> str:
+    """Where what was held went, in words. Programs count with the CPU seconds that they used, engines with what they held while busy."""
+    trained = sum((cost for label, cost in held.items() if label.split()[0] in TRAININGS), Cost())
+    whole = sum(held.values(), Cost())
+    cpu_s, gpu_s = (getattr(whole, name) - getattr(trained, name) - getattr(rows, name) for name in ("cpu_s", "gpu_s"))
+    named = {"for these rows": rows, "for trainings": trained, "lost or idle": Cost(cpu_s=max(0.0, cpu_s), gpu_s=max(0.0, gpu_s))}
+    parts = ", ".join(f"{cost.cpu_s:,.0f} CPU s and {cost.gpu_s:,.0f} GPU s {name}" for name, cost in named.items())
+    return f"the run held {whole.cpu_s:,.0f} CPU s and {whole.gpu_s:,.0f} GPU s: {parts}"
 
 
 def lineage(step: Step, parent: Step, shard: int) -> pa.Table:
