@@ -32,6 +32,26 @@ def choose_flash(wanted: bool | None) -> None:
     torch.backends.cuda.enable_flash_sdp(has_it if wanted is None else wanted)
 
 
+def require_flash(model: Any) -> None:
+    """Leave torch no kernel for attention but flash. `model` is on its way to a GPU.
+
+    Raises:
+        ModelError: the model does not let torch choose the kernel, or its heads are too large for this one.
+    """
+    if model.config._attn_implementation not in ("sdpa", PACKED):
+        raise ModelError(f"training flash_attention=true: {type(model).__name__} has an attention of its own; leave it out")
+    cuda = torch.backends.cuda
+    for enable in (cuda.enable_mem_efficient_sdp, cuda.enable_math_sdp, cuda.enable_cudnn_sdp):
+        enable(False)
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = torch.zeros(1, 1, 8, size, dtype=torch.bfloat16, device="cuda")
+    try:
+        scaled_dot_product_attention(head, head, head, is_causal=True)
+    except RuntimeError as error:
+        raise ModelError(f"training flash_attention=true: {type(model).__name__} has heads of size {size}; leave it out") from error
+
+
 def use_packed_attention(model: Any) -> None:
     """Let a transformers model run `PACKED`; its batches then carry `cu_seq_lens_q` and `max_length_q`."""
     from transformers import AttentionInterface
@@ -44,7 +64,7 @@ def check_packable(model: Any, max_length: int) -> None:
     """Raises ModelError where sequences of a packed batch could see each other."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)  # the second by models that mix in recurrence
+    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)  # the second: recurrence too
     kinds = set(named or ["sliding_attention" if window else "full_attention"])
     window = window if "sliding_attention" in kinds else None
     if kinds - {"full_attention", "sliding_attention"} or not model._supports_attention_backend or (window and window < max_length):

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import ClusterError, StorageError
-from caco_ray.training.attention import check_packable, choose_flash, use_packed_attention
+from caco_ray.errors import ClusterError, ModelError, StorageError
+from caco_ray.training.attention import check_packable, choose_flash, require_flash, use_packed_attention
 from caco_ray.training.base import weight_bytes
 from caco_ray.training.lora import add_adapters
 from caco_ray.training.types import PATIENCE_S
@@ -127,6 +127,8 @@ def _model(training: TrainingConfig, base: str) -> Any:
     if training.batching == "packed":
         check_packable(model, training.max_length)
         use_packed_attention(model)
+    if training.flash_attention:
+        require_flash(model)
     if training.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if training.liger:
@@ -165,9 +167,16 @@ def check_nvme(folder: Path, base_bytes: int) -> None:
 
 
 def _use_liger(model: Any) -> None:
-    """Fused norms, rotary embedding and MLP; the loss stays ours, which needs no logits of positions without a loss."""
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    """Fused norms, rotary embedding and MLP; the loss stays ours, which needs no logits of positions without a loss.
 
+    Raises:
+        ModelError: liger-kernel would leave a model of this family as it is.
+    """
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as FAMILIES
+
+    if model.config.model_type not in FAMILIES:
+        raise ModelError(f"training liger=true: liger-kernel has no kernels for {model.config.model_type} (it has: {', '.join(FAMILIES)})")
     _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False)
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, RecurrentGemmaConfig
 
 from caco_ray.errors import ModelError
-from caco_ray.training.attention import CpuAttention, check_packable, flash, packed_attention
+from caco_ray.training.attention import CpuAttention, check_packable, flash, packed_attention, require_flash
 
 ENDS = torch.tensor([0, 20, 21, 50], dtype=torch.int32)
 
@@ -64,3 +64,21 @@ def test_models_whose_layers_look_further_are_not_packed(config: object, max_len
     else:
         with pytest.raises(ModelError, match="set training batching=by_length"):
             check_packable(model, max_length)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("size", "has_it"), [(128, True), (512, False)])
+def test_flash_attention_alone_is_tried_before_the_first_step(size: int, has_it: bool) -> None:
+    shape = {"hidden_size": size, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **shape))
+    cuda = torch.backends.cuda
+    try:
+        if has_it:
+            require_flash(model)
+        else:
+            with pytest.raises(ModelError, match="LlamaForCausalLM has heads of size 512"):
+                require_flash(model)
+    finally:
+        for enable in (cuda.enable_mem_efficient_sdp, cuda.enable_math_sdp, cuda.enable_cudnn_sdp):
+            enable(True)

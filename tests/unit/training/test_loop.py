@@ -101,6 +101,19 @@ def test_gradients_are_clipped(stage: int, loop_config: Make, base: Path, tmp_pa
         torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
 
 
+def test_a_training_on_a_disk_is_the_same(loop_config: Make, tmp_path: Path) -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        pytest.skip("no libaio-dev: DeepSpeed cannot keep parameters and states on a disk")
+    (disk := tmp_path / "disk").mkdir()
+    for name, changes in {"memory": {}, "nvme": {"offload": "nvme", "nvme_dir": str(disk)}}.items():
+        (tmp_path / name).mkdir()
+        train_loop(loop_config(tmp_path / name, zero_stage=3, max_steps=2, **changes), NoCheckpoints())
+    assert list(disk.rglob("*.swp"))
+    assert curve(tmp_path / "nvme") == pytest.approx(curve(tmp_path / "memory"), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["alone", "zero1", "zero2", "zero3"])
 def test_the_exported_folder_holds_the_trained_model(runs: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -156,6 +169,17 @@ def test_a_checkpoint_that_cannot_be_converted_is_one_line(tmp_path: Path, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
     with pytest.raises(StorageError, match="1 MB free, .* needs 2 MB"):
         _convert(tmp_path, tmp_path / "universal")
+
+
+def test_a_checkpoint_of_another_model_is_one_line(runs: Path, base: Path, loop_config: Make, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    other = shutil.copytree(base, tmp_path / "other")
+    LlamaForCausalLM(LlamaConfig.from_pretrained(base, intermediate_size=96)).save_pretrained(other)
+    config = replace(loop_config(tmp_path, zero_stage=0, checkpoint_every_steps=6), base=str(other))
+    with pytest.raises(CacoError, match="step-00000006: cannot be loaded into this model .*size mismatch") as raised:
+        train_loop(config, FolderCheckpoints(runs / "zero0" / "checkpoints"))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_diverged_step_stops_with_its_rows(loop_config: Make, tmp_path: Path) -> None:

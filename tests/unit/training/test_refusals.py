@@ -2,20 +2,20 @@
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
 
-from caco_ray.errors import CacoError, ClusterError, ModelError, StorageError
+from caco_ray.errors import ClusterError, ModelError, StorageError
 from caco_ray.metrics import TRAINING
 from caco_ray.prompts import student_example, training_examples
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.chat import replaces_template
-from caco_ray.training.checkpoint import Loadable, load_state
 from caco_ray.training.data import TokenFile, write_tokens
 from caco_ray.training.engine import build_engine, check_nvme, prepare_process
 from caco_ray.training.examples import make_examples
@@ -74,6 +74,30 @@ def test_liger_without_its_package_is_refused_before_workers_start(base: Path, t
         prepare(settings(liger=True, gpus_per_worker=1), str(base), [made_up()], tmp_path / "out")
 
 
+def test_liger_is_refused_for_a_family_that_it_leaves_alone(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table of families alone: the package needs a GPU to be imported."""
+    from transformers import AutoModelForCausalLM
+
+    from caco_ray.training.engine import _use_liger
+
+    package, patches = ModuleType("liger_kernel.transformers"), ModuleType("liger_kernel.transformers.monkey_patch")
+    package._apply_liger_kernel_to_instance = patches.MODEL_TYPE_TO_APPLY_LIGER_FN = {"qwen2": None, "gemma": None}
+    for module in (package, patches):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(ModelError, match=r"liger-kernel has no kernels for llama .it has: qwen2, gemma."):
+        _use_liger(AutoModelForCausalLM.from_pretrained(base))
+
+
+def test_flash_attention_alone_is_refused_for_a_model_that_chooses_for_itself(base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from caco_ray.training.attention import require_flash
+
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    with pytest.raises(ModelError, match="flash_attention=true: LlamaForCausalLM has an attention of its own"):
+        require_flash(model)
+
+
 def test_a_gpu_that_is_not_there_is_one_line() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -94,16 +118,6 @@ def test_checkpoints_of_adapters_need_less_room(
         return
     with pytest.raises(StorageError, match=r"460 MB free, the model and its checkpoints need 2,141 MB"):
         prepare(training, str(base), [made_up()], tmp_path / "out")
-
-
-def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
-    def load_checkpoint(folder: str, tag: str) -> None:
-        raise RuntimeError("Error(s) in loading state_dict for LlamaForCausalLM:\n\tsize mismatch for model.norm.weight")
-
-    engine = SimpleNamespace(load_checkpoint=load_checkpoint)
-    with pytest.raises(CacoError, match=r"step-4: cannot be loaded into this model \(Error") as raised:
-        load_state(engine, Loadable(tmp_path / "step-4"))
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("family", ["alpaca", "trained"])
