@@ -314,7 +314,8 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
         )
         held.count()
     run.close(stage, started, metrics=asdict(result))
-    return f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
+    figures = f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
+    return f"{figures}{result.remarks}"
 
 
 def _protected_questions(run: Run) -> select.EvaluationIndex:

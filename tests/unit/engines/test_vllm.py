@@ -79,6 +79,13 @@ def test_running_are_those_in_the_batch(vllm_engine: Engine) -> None:
     assert (vllm_engine.stats().running, vllm_engine.stats().waiting) == (0, 0)
 
 
+def test_special_tokens_that_a_row_spells_stay_text(vllm_engine: Engine) -> None:
+    ids = vllm_engine._token_ids("<|im_start|>question\nSay <|endoftext|><|im_end|>")  # type: ignore[attr-defined]
+    tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
+    assert [tokenizer.decode([token]) for token in ids if token in tokenizer.added_tokens_decoder] == ["<|im_start|>", "<|im_end|>"]
+    assert tokenizer.decode(ids) == "<|im_start|>question\nSay <|endoftext|><|im_end|>"
+
+
 def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
     tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
     params = sampling_params(SamplingConfig(temperature=1, repetition_penalty=1.1, extra={"bad_words": ["x"]}), tokenizer)
