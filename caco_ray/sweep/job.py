@@ -20,6 +20,7 @@ class Job:
     exit_code: int | None = None
     message: str = ""
     seconds: float | None = None
+    refused: bool = False  # before it ran, and would be again
 
     @property
     def over(self) -> bool:
@@ -32,7 +33,7 @@ class Job:
     @property
     def worth_retrying(self) -> bool:
         """Somebody stopped a STOPPED one on purpose, and a mistake of the user would fail the same way again."""
-        return self.state == "FAILED" and self.exit_code != EXIT_USER_ERROR
+        return self.state == "FAILED" and self.exit_code != EXIT_USER_ERROR and not self.refused
 
 
 class Target(Protocol):

@@ -15,6 +15,7 @@ from caco_ray.sweep.points import Point
 
 SILENCE_S = 600  # of the API server before we give up waiting
 _GROUP = "rayjobs.ray.io"
+_REFUSED = "ValidationFailed"  # by the operator's rules, which the schema does not know
 
 
 class K8sTarget:
@@ -50,14 +51,15 @@ class K8sTarget:
 def job_of(found: Object) -> Job:
     """A RayJob's status (KubeRay v1: `jobStatus` is Ray's, `jobDeploymentStatus` the operator's)."""
     status = found.get("status", {})
-    state = _state(status.get("jobStatus", ""), status.get("jobDeploymentStatus", ""))
+    deployment = status.get("jobDeploymentStatus", "")
+    state = _state(status.get("jobStatus", ""), deployment)
     over = state not in ("PENDING", "RUNNING")
     message = " ".join(str(status.get("message") or status.get("reason") or "").split())[-500:] if over else ""
-    return Job(found["metadata"]["name"], state, None, message, _seconds(status))
+    return Job(found["metadata"]["name"], state, None, message, _seconds(status), refused=deployment == _REFUSED)
 
 
 def _state(job: str, deployment: str) -> State:
-    if deployment == "Failed" or (deployment == "Complete" and job == "FAILED"):
+    if deployment in ("Failed", _REFUSED) or (deployment == "Complete" and job == "FAILED"):
         return "FAILED"
     if deployment == "Complete":
         return "SUCCEEDED" if job == "SUCCEEDED" else "STOPPED"

@@ -147,11 +147,14 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Path, tmp_path: Pat
         ("Complete", "FAILED", "FAILED"),
         ("Failed", "FAILED", "FAILED"),
         ("Failed", "", "FAILED"),
+        ("ValidationFailed", "", "FAILED"),
     ],
 )
 def test_states_of_the_operator(deployment: str, job: str, state: str) -> None:
     status = {"jobStatus": job, "jobDeploymentStatus": deployment, "startTime": "2026-11-21T10:00:00Z", "endTime": "2026-11-21T10:01:30Z"}
-    made = job_of({"metadata": {"name": "caco-1"}, "status": status})
+    made = job_of({"metadata": {"name": "caco-1"}, "status": {**status, "message": "backoffLimit must be\n0"}})
+    assert made.message == ("" if state in ("PENDING", "RUNNING") else "backoffLimit must be 0")
+    assert made.worth_retrying == (state == "FAILED" and deployment != "ValidationFailed")
     assert (made.state, made.seconds) == (state, 90.0)
 
 
