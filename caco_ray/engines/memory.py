@@ -34,15 +34,23 @@ class Needs:
 def needs(model: VllmModel, folder: Path) -> Needs:
     config = read_config(folder)
     weights = sum(file.stat().st_size for file in weight_files(folder))
-    stored = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
+    stored = _stored(config)
     computed = _BYTES.get(model.dtype) or min(stored or 2, 2)
     if config.get("quantization_config") is None and (stored or model.quantization):
         weights = int(weights * (_LOADED_QUANTISED if model.quantization else computed) / (stored or 2))
-    return Needs(weights, None if "kv_cache_dtype" in model.vllm_args else _cache_token(config.get("text_config") or config, computed))
+    return Needs(weights, _cache_token(model, config))
 
 
-def _cache_token(text: dict[str, Any], size: int) -> int | None:
+def _stored(config: dict[str, Any]) -> int | None:
+    """Bytes of a number in the weights' files, where they are not quantised."""
+    return _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
+
+
+def _cache_token(model: VllmModel, config: dict[str, Any]) -> int | None:
     """Bytes of keys and values of all layers for one token."""
+    if "kv_cache_dtype" in model.vllm_args:
+        return None
+    text, size = config.get("text_config") or config, _BYTES.get(model.dtype) or min(_stored(config) or 2, 2)
     layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
     if not isinstance(layers, int) or not isinstance(heads, int) or "kv_lora_rank" in text or any(text.get(key) for key in _OTHER_CACHES):
         return None
@@ -50,19 +58,19 @@ def _cache_token(text: dict[str, Any], size: int) -> int | None:
     return 2 * layers * int(text.get("num_key_value_heads") or heads) * int(head_size) * size
 
 
-def check_cache(model: VllmModel, folder: Path) -> None:
-    """On CPU the cache has a size of its own.
+def check_cache(model: VllmModel, name: str, config: dict[str, Any]) -> None:
+    """On CPU the cache has a size of its own. `config`: the content of config.json of the model, which messages call `name`.
 
     Raises:
         ConfigError: it does not hold one sequence of `max_model_len` tokens.
     """
-    need = needs(model, folder)
-    whole = need.cache(model.max_model_len)
+    token = _cache_token(model, config) or 0
+    whole = token * model.max_model_len
     if model.gpus or whole <= model.kv_cache_gb * _GIB:
         return
-    fits = model.kv_cache_gb * _GIB // (need.cache_token or 1)
+    fits = model.kv_cache_gb * _GIB // token
     raise ConfigError(
-        f"kv_cache_gb={model.kv_cache_gb}: one sequence of max_model_len={model.max_model_len} tokens of {folder} takes {_gib(whole)}; "
+        f"kv_cache_gb={model.kv_cache_gb}: one sequence of max_model_len={model.max_model_len} tokens of {name} takes {_gib(whole)}; "
         f"give kv_cache_gb={-(-whole // _GIB)}, or max_model_len={fits}"
     )
 

@@ -8,7 +8,6 @@ as well. Greedy decoding repeats up to rounding on both. https://docs.vllm.ai/en
 """
 
 import asyncio
-import difflib
 import itertools
 import multiprocessing
 import re
@@ -26,8 +25,10 @@ from caco_ray.engines.base import Completion, EngineStats, Messages, Prompt, che
 from caco_ray.engines.devices import wait_for_memory
 from caco_ray.engines.event_loop import EventLoop, run_all
 from caco_ray.engines.memory import check_cache, check_room
+from caco_ray.engines.model_files import read_config
 from caco_ray.engines.model_folder import check_model, find_folder, model_id
 from caco_ray.engines.traffic import Traffic
+from caco_ray.engines.vllm_names import check_known
 from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.engines.vllm_steps import Steps, stat_logger
@@ -54,7 +55,7 @@ class VllmEngine:
             EngineError: vLLM was killed while it started.
         """
         folder = check_model(model, path)
-        check_cache(model, folder)
+        check_cache(model, str(folder), read_config(folder))
         self._seed = seed if model.gpus else secrets.randbits(31)
         arguments = engine_arguments(model, str(folder), self._seed)
         self._model = model
@@ -122,6 +123,7 @@ class VllmEngine:
     def _load(self, arguments: dict[str, Any], folder: Path) -> Any:
         try:
             with environ(environment(self._model, self._log)):
+                _check_device(self._model)
                 check_room(self._model, folder, _device_bytes(self._model))
                 if self._model.gpus:
                     wait_for_memory(self._model.gpu_memory_fraction, _HANDOVER_S)
@@ -231,11 +233,7 @@ async def _start(arguments: dict[str, Any], steps: Steps) -> Any:
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    known = set(AsyncEngineArgs.__dataclass_fields__)
-    for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"vllm_args.{name}: vLLM has no such engine argument" + (f"; did you mean {near[0]}?" if near else ""))
+    check_known("vllm_args.", arguments, set(AsyncEngineArgs.__dataclass_fields__), "engine argument")
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[stat_logger(steps)])
 
 
@@ -246,6 +244,17 @@ def _adapter(model: VllmModel) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("adapter", 1, str(find_folder(model.lora, None)))
+
+
+def _check_device(model: VllmModel) -> None:
+    """Raises ConfigError where the wheel is not the one that `gpus` means, or the GPU cannot compute in `dtype`."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() != (model.gpus == 0):
+        wheel, wanted = ("CPU", "0") if current_platform.is_cpu() else ("GPU", "tensor_parallel x pipeline_parallel")
+        raise ConfigError(f"gpus={model.gpus}: the vLLM on this node is the {wheel} wheel; give gpus={wanted}, or install the other wheel")
+    if current_platform.is_cuda() and model.dtype == "bfloat16" and not current_platform.has_device_capability(80):
+        raise ConfigError("dtype=bfloat16: the GPU is older than compute capability 8.0, which it takes; give float16, or auto")
 
 
 def _device_bytes(model: VllmModel) -> int | None:

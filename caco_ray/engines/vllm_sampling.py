@@ -1,10 +1,10 @@
 """From our sampling values to vLLM's `SamplingParams`."""
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
 from caco_ray.config import SamplingConfig
+from caco_ray.engines.vllm_names import check_known
 from caco_ray.errors import ConfigError
 
 _OURS = {*SamplingConfig.model_fields, "output_kind", "n", "seed"}
@@ -43,9 +43,7 @@ def _special_tokens(tokenizer: Any) -> dict[str, int]:
 
 def check_extra(extra: dict[str, Any], known: Collection[str]) -> None:
     """Raises ConfigError where `sampling.extra` sets what has a key of its own, or is not among the `known` fields of vLLM."""
-    for name in extra:
-        if name in _OURS:
-            raise ConfigError(f"sampling.extra.{name}: set by a key of its own, not here")
-        if name not in known or name.startswith("_"):
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"sampling.extra.{name}: vLLM has no such sampling field" + (f"; did you mean {near[0]}?" if near else ""))
+    taken = sorted(_OURS & extra.keys())
+    if taken:
+        raise ConfigError(f"sampling.extra.{taken[0]}: set by a key of its own, not here")
+    check_known("sampling.extra.", extra, known, "sampling field")

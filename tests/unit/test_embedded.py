@@ -1,5 +1,6 @@
 """The embedded model is converted for real, by two processes that race for the same folder."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_conversion_leaves_one_complete_folder(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert (folder / embedded.COMPLETE).is_file()
-    assert "quantization_config" not in (folder / "config.json").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config and {name: config[name] for name in embedded.CONFIG} == embedded.CONFIG
 
 
 def test_a_converted_folder_is_used_as_it_is(folder: Path) -> None:

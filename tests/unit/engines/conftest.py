@@ -20,9 +20,10 @@ CONTEXT = 256
 
 @dataclass
 class Endpoint:
-    """`script`: what the next requests get, as `(status, headers, body)`; after that all are served."""
+    """`script`: what the next requests get, as `(status, headers, body)`; after that all are served. `models`: what it lists."""
 
     url: str = ""
+    models: list[str] | None = None
     script: deque[tuple[int, dict[str, str], str]] = field(default_factory=deque)
     always: tuple[int, dict[str, str], str] | None = None
     requests: list[dict] = field(default_factory=list)
@@ -70,7 +71,13 @@ def _serve() -> Iterator[Endpoint]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.requests.append(request)
             state.headers.append({name.lower(): value for name, value in self.headers.items()})
-            status, headers, body = state.answer(request)
+            self.reply(*state.answer(request))
+
+        def do_GET(self) -> None:
+            listed = json.dumps({"object": "list", "data": [{"id": name} for name in state.models or ()]})
+            self.reply(*(state.always or ((200, {}, listed) if state.models is not None else (404, {}, "{}"))))
+
+        def reply(self, status: int, headers: dict[str, str], body: str) -> None:
             data = body.encode()
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():

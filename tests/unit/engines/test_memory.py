@@ -56,15 +56,15 @@ def test_weights_that_are_there_twice_count_once(folder: Path) -> None:
 def test_models_with_other_caches_are_left_to_vllm(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**LLAMA_8B, "sliding_window": 4096}))
     assert needs(model(), folder).cache_token is None
-    check_cache(model(max_model_len=10_000_000), folder)
+    check_cache(model(max_model_len=10_000_000), "m", {**LLAMA_8B, "sliding_window": 4096})
 
 
-def test_a_cpu_cache_too_small_for_one_sequence_is_refused_with_what_fits(folder: Path) -> None:
-    check_cache(model(), folder)  # exactly 1 GiB
+def test_a_cpu_cache_too_small_for_one_sequence_is_refused_with_what_fits() -> None:
+    check_cache(model(), "m", LLAMA_8B)  # exactly 1 GiB
     with pytest.raises(
         ConfigError, match=r"kv_cache_gb=1: .*max_model_len=20000 .*takes 2\.4 GiB; give kv_cache_gb=3, or max_model_len=8192"
     ):
-        check_cache(model(max_model_len=20000), folder)
+        check_cache(model(max_model_len=20000), "m", LLAMA_8B)
 
 
 @pytest.mark.parametrize(

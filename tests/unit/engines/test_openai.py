@@ -11,6 +11,7 @@ import pytest
 from caco_ray.config import OpenAiModel, SamplingConfig
 from caco_ray.engines import build_engine
 from caco_ray.engines.base import Completion
+from caco_ray.engines.endpoint import check_endpoint
 from caco_ray.errors import CacoError, EngineUnreachableError, ModelError
 
 WARM = SamplingConfig(temperature=0.9, max_tokens=20)
@@ -80,8 +81,10 @@ def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> No
         ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "x"}], "usage": {"prompt_tokens": 99999999999}}'), "not a completion"),
         ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "x"}], "usage": {"completion_tokens": -7}}'), "not a completion"),
     ],
-    ids=["500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused", "refused-in-text"]
-    + ["odd-error", "surrogate", "odd-finish", "huge-count", "negative-count"],
+    ids=[
+        *("500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused", "refused-in-text"),
+        *("odd-error", "surrogate", "odd-finish", "huge-count", "negative-count"),
+    ],
 )
 def test_lasting_trouble_is_an_error_of_the_row(endpoint: Any, trouble: tuple, said: str) -> None:
     is_repeated = trouble in (BROKEN, TOO_MANY, HALF)
@@ -138,6 +141,24 @@ def test_an_endpoint_that_is_not_there_is_named() -> None:
         port = free.getsockname()[1]
     with pytest.raises(EngineUnreachableError, match=f"127.0.0.1:{port}.*cannot be reached"):
         ask(f"http://127.0.0.1:{port}/v1", [PROMPT], max_retries=0)
+    with pytest.raises(ModelError, match=f"127.0.0.1:{port}.*cannot be reached"):
+        check_endpoint(OpenAiModel(base_url=f"http://127.0.0.1:{port}/v1", model="fake"))
+
+
+def test_an_endpoint_is_known_before_the_run(endpoint: Any) -> None:
+    model = OpenAiModel(base_url=endpoint.url, model="fake")
+    check_endpoint(model)  # a server that lists nothing
+    endpoint.models = ["fake", "other"]
+    check_endpoint(model)
+    assert not endpoint.requests
+    endpoint.models = ["other"]
+    check_endpoint(model)  # not listed, and served all the same
+    endpoint.answer = lambda request: (404, {}, '{"error": {"message": "no such model"}}')
+    with pytest.raises(ModelError, match=r"fake at http.*: the endpoint does not know this model; it lists other$"):
+        check_endpoint(model)
+    endpoint.always = (401, {}, '{"error": {"message": "no"}}')
+    with pytest.raises(ModelError, match=r"refuses the key \(401\); \$OPENAI_API_KEY is not set"):
+        check_endpoint(model)
 
 
 def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
