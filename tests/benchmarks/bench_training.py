@@ -1,7 +1,8 @@
 """How much of a bare DeepSpeed loop's speed is left in ours: `python -m tests.benchmarks.bench_training [--rounds 3] [--gpu]`.
 
 On CPU the embedded model (SmolLM2-135M, bf16, ZeRO-2) on the built-in seeds; with --gpu a randomly initialised Qwen2 of 1.5 billion
-parameters on one GPU, with sequences of many lengths, packed to 4,096 tokens a pass. In one process, taking turns, on the same batches:
+parameters on one GPU, with sequences of many lengths, packed to 4,096 tokens a pass, at ZeRO-2 and then ZeRO-3. In one process of each
+stage, taking turns, on the same batches:
 
     bare     deepspeed.initialize, and per step: forward with labels, backward, step; the tensors are made before
     ours     `Stepper.step`: the plan, its share, the tensors, loss at learned positions, guard, counts
@@ -10,7 +11,7 @@ parameters on one GPU, with sequences of many lengths, packed to 4,096 tokens a 
 The last line is JSON: `throughput_ratio` (ours over bare), `packed_ratio` (packed over bare), `packing_efficiency` (useful tokens over the
 tokens that 8 ranks of the paper's student config would have time for, on the seeds' lengths), `by_length_efficiency` (the same, padded),
 `tokens_per_s` (ours), `rows_ratio` (the loop's own CPU time for a step among 300,000 rows, over that among 3,000), and on a GPU whose peak is
-known `mfu` (of packed). Other work on the machine spoils all but the efficiencies.
+known `mfu` (of packed, without the round that warms up). The figures of ZeRO-3 begin with `zero3_`. Other work on the machine spoils all but the efficiencies.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import os
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def settings(gpu: bool, **changes: Any) -> TrainingConfig:
     """What is timed."""
     small = {"batch_rows": 8, "micro_batch_rows": 8, "max_length": 1024, "cpus_per_worker": os.cpu_count() or 1}
     large = {"batch_rows": 128, "micro_batch_rows": 4, "max_length": 4096, "gpus_per_worker": 1, "activation_checkpointing": False}
-    return TrainingConfig(roles=ROLES, epochs=1000, learning_rate=1e-5, zero_stage=2, **((large if gpu else small) | changes))
+    return TrainingConfig(roles=ROLES, epochs=1000, learning_rate=1e-5, **((large if gpu else small) | changes))
 
 
 def random_qwen2(folder: Path, tokenizer: Any) -> Path:
@@ -123,17 +125,20 @@ class Bare:
         return float(loss.item())
 
 
-def timed(options: argparse.Namespace, base: Path, tokens: Path, folder: Path) -> dict[str, float]:
+def timed(options: argparse.Namespace, stage: int, base: Path, tokens: Path, folder: Path) -> dict[str, float]:
     """Seconds of each loop over the same steps, in turns."""
+    training = settings(options.gpu, zero_stage=stage)
     file, device = TokenFile(str(tokens)), "cuda" if options.gpu else "cpu"
-    training = settings(options.gpu)
+    prepare_process(device, training.cpus_per_worker)
     plan = StepPlan(file.lengths, training)
     ours = Stepper(TrainLoopConfig(training, str(base), str(tokens), str(folder)), file, plan, None)
-    packed_config = TrainLoopConfig(settings(options.gpu, batching="packed", micro_batch_rows=1), str(base), str(tokens), str(folder))
-    packed = Stepper(packed_config, file, plan, None)  # the plan of `ours`: the same examples in each step
+    packing = settings(options.gpu, zero_stage=stage, batching="packed", micro_batch_rows=1)
+    packed = Stepper(TrainLoopConfig(packing, str(base), str(tokens), str(folder)), file, plan, None)  # the plan of `ours`: the same examples in each step
     bare = Bare(training, str(base), file, device)
     spent = dict.fromkeys(("bare", "ours", "packed"), 0.0)
     for round_number in range(options.rounds + 1):
+        if round_number == 1:
+            packed.totals.flops = packed.totals.seconds = 0.0
         steps = range(round_number * options.steps, (round_number + 1) * options.steps)
         prepared = [bare.batches(plan[step]) for step in steps]
         for name in spent:
@@ -146,7 +151,7 @@ def timed(options: argparse.Namespace, base: Path, tokens: Path, folder: Path) -
             seconds = time.perf_counter() - started
             if round_number:  # the first round warms up
                 spent[name] += seconds
-            print(f"round {round_number}  {name:<7} {seconds:6.2f} s", flush=True)
+            print(f"ZeRO-{stage}  round {round_number}  {name:<7} {seconds:6.2f} s", flush=True)
     tokens_timed = sum(int(file.lengths[plan[step]].sum()) for step in range(options.steps, (options.rounds + 1) * options.steps))
     figures = {"throughput_ratio": spent["bare"] / spent["ours"], "packed_ratio": spent["bare"] / spent["packed"]}
     return figures | {"tokens_per_s": tokens_timed / spent["ours"]} | ({"mfu": packed.mfu} if packed.mfu else {})
@@ -183,11 +188,14 @@ def main() -> None:
     cached = embedded_model(Path(os.environ.get("CACO_RAY_CACHE", ".cache")).absolute() / "models")
     with tempfile.TemporaryDirectory() as name:
         folder, training = Path(name), settings(options.gpu)
-        prepare_process("cuda" if options.gpu else "cpu", training.cpus_per_worker)
         seeds, tokenizer = folder / "seeds.arrow", load_tokenizer(cached)
         write_tokens([TrainingData("seeds", seed_rows, make_examples(training))], tokenizer, training, seeds)
         tokens = made_up_tokens(folder / "long.arrow", 4000, 4096) if options.gpu else seeds
-        figures = timed(options, random_qwen2(folder / "qwen2", tokenizer) if options.gpu else cached, tokens, folder)
+        base, figures = random_qwen2(folder / "qwen2", tokenizer) if options.gpu else cached, {}
+        for stage in (2, 3) if options.gpu else (2,):
+            with get_context("spawn").Pool(1) as process:  # whose end gives all memory back
+                measured = process.apply(timed, (options, stage, base, tokens, folder))
+            figures |= {key if stage == 2 else f"zero{stage}_{key}": value for key, value in measured.items()}
         for batching, key in (("packed", "packing_efficiency"), ("by_length", "by_length_efficiency")):
             figures[key] = efficiency(TokenFile(str(seeds)), batching)
         few, many = (own_seconds(made_up_tokens(folder / f"{rows}.arrow", rows, 1024)) for rows in (3_000, 300_000))
