@@ -60,7 +60,8 @@ def turn_end(tokenizer: Any) -> str:
     Raises:
         ModelError: it has neither.
     """
-    if len(tokenizer(END, add_special_tokens=False).input_ids) == 1:
+    token = tokenizer.convert_tokens_to_ids(END)
+    if token != tokenizer.unk_token_id and tokenizer(f"x{END}", add_special_tokens=False).input_ids[-1] == token:
         return END
     if tokenizer.eos_token is None:
         raise ModelError(f"{tokenizer.name_or_path}: its tokenizer has neither the token {END} nor an eos_token: nothing would end a reply")

@@ -6,7 +6,7 @@
     batches.py      the tensors of a forward pass, padded or packed; attention.py keeps packed sequences apart
     loss.py         cross-entropy at the learned positions only; guard.py stops where it is no number or jumps
     engine.py       model, optimizer and DeepSpeed engine; lora.py adapters; flops.py FLOPs and MFU
-    checkpoint.py   save and resume, also on another number of ranks; export.py the folder that transformers and vLLM load
+    checkpoint.py   save and resume, also on another number of ranks; export.py the folder that transformers and vLLM load, chat.py its template
     progress.py     progress.jsonl and TensorBoard: the curves, read while they are written
 
     sources.py      data sets to train on; examples.py their rows as sequences; data.py sequences -> tokens.arrow

@@ -100,7 +100,8 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
     weights = tuple(entry.weight for entry in data)
     places = (str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()))
-    config = TrainLoopConfig(training, *places, weights, names, shared_disk, base_name=base if is_hub_id(base) else folder.name)
+    base_name = base if is_hub_id(base) and not Path(base).is_dir() else Path(base).name
+    config = TrainLoopConfig(training, *places, weights, names, shared_disk, base_name)
     return Prepared(config, work, _fingerprint(config, folder, tokens), stats, replaces_template(tokenizer, training))
 
 
