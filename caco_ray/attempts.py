@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,10 @@ Span = tuple[int, int]  # rows [first, last) of a shard
 
 @dataclass
 class Record:
-    """The file. By spans (`first-last`) of rows: `kills`, how many workers ended with them; `said`, why the last one did."""
+    """The file. By spans (`first-last`) of rows: `kills`, how many workers ended with them; `said`, why the last one did.
+
+    `waits`: what the rows wait for while nobody works on them.
+    """
 
     operator: str
     shard: int
@@ -35,6 +38,7 @@ class Record:
     said: dict[str, str] = field(default_factory=dict)
     last_words: str = ""
     running: str | None = None
+    waits: str = ""
     worker: str = ""
     since: float = 0.0
 
@@ -47,9 +51,10 @@ class Attempt:
 
     def __init__(self, folder: Folder, session: str, operator: str, shard: int) -> None:
         self._folder = folder
-        self._name = f"{shard:06d}.{operator}"
+        self._name = _name(operator, shard)
         self._record = _read(folder, f"{self._name}.json") or Record(operator, shard)
         self.follows: str | None = None  # what an attempt before this one, in the same session, died of
+        self.dead = self._record.worker  # in which worker
         if self._record.running is not None:
             said = self._record.last_words or f"its worker ({self._record.worker}) died"
             self.follows = said if self._record.session == session else None
@@ -70,7 +75,8 @@ class Attempt:
         return self._record.said.get(_key(span), "")
 
     def begin(self, span: Span) -> None:
-        self._record.running, self._record.since, self._record.last_words = _key(span), time.time(), ""
+        self._record.running, self._record.since = _key(span), time.time()
+        self._record.last_words = self._record.waits = ""
         self._record.worker = f"{socket.gethostname()} pid {os.getpid()}"
         self._save()
 
@@ -81,6 +87,11 @@ class Attempt:
             self._save()
         else:
             self._folder.delete(f"{self._name}.json")
+
+    def wait(self, why: str) -> None:
+        """The rows are out of hand until something is back that they need: whatever ends the worker meanwhile, it is not these rows."""
+        self._record.running, self._record.waits = None, why
+        self._save()
 
     def fail(self, span: Span, said: str) -> None:
         """The rows made the operator raise: it counts as a death."""
@@ -133,12 +144,25 @@ def forgive(folder: Folder) -> None:
     for record in list(records(folder)):
         if record.running is None:
             continue
-        name = f"{record.shard:06d}.{record.operator}.json"
+        name = f"{_name(record.operator, record.shard)}.json"
         record.running = None
         if record.kills:
             _write(folder, name, json.dumps(asdict(record)).encode())
         else:
             folder.delete(name)
+
+
+def absolve(folder: Folder, shards: Container[int]) -> None:
+    """Forget all that was counted against these shards, and the parts of them that went well: it was not the rows."""
+    for record in list(records(folder)):
+        if record.shard in shards:
+            name = _name(record.operator, record.shard)
+            folder.delete(name)
+            folder.delete(f"{name}.json")
+
+
+def _name(operator: str, shard: int) -> str:
+    return f"{shard:06d}.{operator}"
 
 
 def _key(span: Span) -> str:

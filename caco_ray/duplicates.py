@@ -27,7 +27,7 @@ from caco_ray.duplicate_files import (
     write_batches,
 )
 from caco_ray.store import Dataset, Folder
-from caco_ray.tasks import result_of
+from caco_ray.tasks import TIMEOUT_S, result_of
 
 _KEY_TASKS = 256  # at most
 _ROWS_PER_BUCKET = 1_000_000
@@ -39,15 +39,21 @@ Shard = tuple[Folder, int, bool]  # of a data set; whether its programs are know
 
 
 def find_duplicates(
-    programs: Folder, known: Sequence[Folder], key: KeyFunction, folder: Folder, rows_per_bucket: int = _ROWS_PER_BUCKET
+    programs: Folder,
+    known: Sequence[Folder],
+    key: KeyFunction,
+    folder: Folder,
+    rows_per_bucket: int = _ROWS_PER_BUCKET,
+    timeout_s: float = TIMEOUT_S,
 ) -> Duplicates:
     """Rows of `programs` that repeat an earlier program, or one of the `known` data sets (seeds, held-out problems).
 
-    `folder`: where the files go. Whoever has used them may delete it.
+    `folder`: where the files go. Whoever has used them may delete it. `timeout_s`: for each task.
 
     Raises:
         CacoError: a shard cannot be read.
         ClusterError: the tasks' processes died.
+        StageStalledError: a task did not end in time.
     """
     datasets = [*((Dataset(each), True) for each in known), (Dataset(programs), False)]
     shards = [(dataset.folder, entry.shard, is_known) for dataset, is_known in datasets for entry in dataset.entries]
@@ -55,20 +61,20 @@ def find_duplicates(
     parts, buckets = min(_PARTS, 1 + rows // _MIN_PART_ROWS), 1 + kept // rows_per_bucket
     found = Duplicates(folder / _digest(datasets, buckets), parts, max(1, -(-rows // parts)))
     if not all(found.folder.exists(part_name(part)) for part in range(parts)):
-        _search(found, _cut(shards), key, buckets, memory=_BYTES_PER_ROW * (kept // buckets))
+        _search(found, _cut(shards), key, buckets, _BYTES_PER_ROW * (kept // buckets), timeout_s)
     return found
 
 
-def _search(found: Duplicates, groups: list[list[Shard]], key: KeyFunction, buckets: int, memory: int) -> None:
+def _search(found: Duplicates, groups: list[list[Shard]], key: KeyFunction, buckets: int, memory: int, timeout_s: float) -> None:
     keys, find, part = (ray.remote(num_cpus=0.5)(function) for function in (_keys, _find, _part))
-    _wait([keys.remote(found.folder, number, group, key, buckets) for number, group in enumerate(groups)])
-    _wait([find.options(memory=memory).remote(found, bucket, len(groups)) for bucket in range(buckets)])
-    _wait([part.remote(found, number, buckets) for number in range(found.parts)])
+    _wait([keys.remote(found.folder, number, group, key, buckets) for number, group in enumerate(groups)], timeout_s)
+    _wait([find.options(memory=memory).remote(found, bucket, len(groups)) for bucket in range(buckets)], timeout_s)
+    _wait([part.remote(found, number, buckets) for number in range(found.parts)], timeout_s)
 
 
-def _wait(references: list[ray.ObjectRef]) -> None:
+def _wait(references: list[ray.ObjectRef], timeout_s: float) -> None:
     for reference in references:
-        result_of(reference)
+        result_of(reference, timeout_s)
 
 
 def _keys(folder: Folder, number: int, shards: list[Shard], key: KeyFunction, buckets: int) -> None:

@@ -24,11 +24,15 @@ class Limits:
 
 @dataclass
 class Pulse:
-    """What the driver learns: `beats` counts events; `kills` counts deaths by operator since rows last got through; `said` by operator."""
+    """What the driver learns: `beats` counts events; `kills` counts dead workers by operator since rows last got through.
+
+    `said`: the last words, by operator; `passed`: operators that some row got through in this execution.
+    """
 
     beats: int = 0
     kills: dict[str, int] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
     live: Live = field(default_factory=Live)  # figures of the stage's engines
 
 
@@ -36,8 +40,8 @@ class Gate:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._done = 0
-        self._errors = 0
-        self._granted: dict[int, int] = {}
+        self._errors: dict[int, int] = {}  # rows with `infra_error` by shard: committed, or on its way to the driver
+        self._dead: dict[str, set[str]] = {}  # workers by operator
         self._pulse = Pulse()
         self._moved = asyncio.Condition()
         self._starts: dict[str, int] = {}  # of each actor, since it last was ready
@@ -49,12 +53,14 @@ class Gate:
             await self._moved.wait_for(lambda: index < self._done + self._limits.shards)
         return self._done + self._limits.shards
 
-    async def tell(self, done: int, errors: int) -> Pulse:
-        """From the driver: pending shards that are committed by now, and rows with `infra_error` in them."""
+    async def tell(self, done: int, errors: dict[int, int]) -> Pulse:
+        """From the driver: how many pending shards are committed by now, and by shard the rows with `infra_error` in them."""
         async with self._moved:
             if done > self._done:
                 self._pulse.kills.clear()
-            self._done, self._errors = done, errors
+                self._dead.clear()
+            self._done = done
+            self._errors.update(errors)
             self._moved.notify_all()
         self._pulse.live = add_up(self._posts.values(), time.monotonic())
         return self._pulse
@@ -74,16 +80,24 @@ class Gate:
 
     async def granted(self, shard: int, errors: int) -> bool:
         """May this shard be committed with so many errored rows? Shards that are on their way to the driver count as well."""
-        self._granted[shard] = errors
-        return max(self._errors, sum(self._granted.values())) <= self._limits.infra_errors
+        self._errors[shard] = errors
+        return sum(self._errors.values()) <= self._limits.infra_errors
 
-    async def beat(self, operator: str, killed: str | None) -> None:
+    async def beat(self, operator: str, killed: str | None, worker: str) -> None:
+        """`killed`: what ended `worker`; all shards that it held say so. None: rows got through."""
         self._pulse.beats += 1
+        dead = self._dead.setdefault(operator, set())
         if killed is None:
-            self._pulse.kills.pop(operator, None)
+            dead.clear()
+            self._pulse.passed.add(operator)
         else:
-            self._pulse.kills[operator] = self._pulse.kills.get(operator, 0) + 1
+            dead.add(worker)
             self._pulse.said[operator] = killed
+        self._pulse.kills[operator] = len(dead)
+
+    async def passed(self, operator: str) -> bool:
+        """Whether some row got through the operator in this execution."""
+        return operator in self._pulse.passed or self._done > 0
 
 
 def start_gate(limits: Limits) -> ray.actor.ActorHandle:

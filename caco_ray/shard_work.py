@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import pyarrow as pa
 import ray
 
 from caco_ray.attempts import Attempt
-from caco_ray.errors import CacoError, EngineError, InfraErrorsError, StageContractError, StorageError
+from caco_ray.errors import CacoError, EngineError, InfraErrorsError, StageContractError
 from caco_ray.plan import Operator, Stage
 from caco_ray.plan_row import Travelling, describe, error_of, pack, pack_error, unpack
 from caco_ray.quarantine import Guard, TableFunction
@@ -18,9 +17,7 @@ from caco_ray.source import Source
 from caco_ray.store import DatasetWriter
 from caco_ray.telemetry import Reporter, watch
 
-_TRIES = 3  # at what a file system refuses, and at starting an engine
-
-Result = TypeVar("Result")
+_TRIES = 3  # at starting an engine
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,13 @@ def _made(operator: Operator) -> TableFunction:
 def _guard(operator: Operator, session: Session) -> Guard:
     stage, gate = session.stage, session.gate
     attempts = partial(Attempt, stage.attempts, session.token, operator.name)
-    return Guard(operator.name, attempts, stage.quarantine, lambda killed: gate.beat.remote(operator.name, killed))
+    return Guard(
+        operator.name,
+        attempts,
+        stage.quarantine,
+        lambda killed, worker: gate.beat.remote(operator.name, killed, worker),
+        lambda: bool(ray.get(gate.passed.remote(operator.name))),
+    )
 
 
 def admit(batch: pa.Table, gate: ray.actor.ActorHandle) -> Iterator[pa.Table]:
@@ -110,7 +113,7 @@ def admit(batch: pa.Table, gate: ray.actor.ActorHandle) -> Iterator[pa.Table]:
 def read(batch: pa.Table, source: Source) -> pa.Table:
     shard, started = batch["shard"][0].as_py(), time.time()
     try:
-        given = _persistently(lambda: source.read(shard))
+        given = source.read(shard)
     except CacoError as error:
         return pack_error(shard, error)
     return pack(Travelling(shard, given.rows_in, started, given.table))
@@ -133,7 +136,7 @@ def commit(batch: pa.Table, writer: DatasetWriter, session: Session) -> pa.Table
         try:
             _check_errors(given, session)
             seconds = time.time() - given.started
-            entry = _persistently(lambda: writer.commit(given.shard, given.table, given.rows_in, seconds)).to_json().decode()
+            entry = writer.commit(given.shard, given.table, given.rows_in, seconds).to_json().decode()
         except CacoError as failure:
             error = describe(failure)
     return pa.table({"entry": pa.array([entry], pa.string()), "error": pa.array([error], pa.string())})
@@ -153,16 +156,3 @@ def too_many(stage: Stage, errors: int, where: str) -> str:
         f"{stage.info.stage}: the machinery failed on more rows than quarantine.max_infra_error_fraction={limit:g} of "
         f"{stage.source.expected_rows:,} rows allows: {errors:,} {where}. Mend it and run the same command again, or allow more"
     )
-
-
-def _persistently(action: Callable[[], Result]) -> Result:
-    """Try again what a file system refuses: shared ones do so now and then."""
-    for attempt in range(1, _TRIES):
-        try:
-            return action()
-        except OSError:
-            time.sleep(attempt)
-    try:
-        return action()
-    except OSError as error:
-        raise StorageError(f"{error} ({_TRIES} tries)") from error

@@ -77,7 +77,12 @@ def _stream(
     session = Session(stage, start_gate(Limits(_shards_in_flight(stage), allowed)), uuid.uuid4().hex)
     watchdog = Watchdog(stage.watchdog.timeout_s)
     plan = _build(session, writer, pending, watchdog)
-    yield from Streaming(session, len(pending), plan, watchdog, on_live).run()
+    errors = 0
+    for entry in Streaming(session, pending, plan, watchdog, on_live).run():
+        errors += entry.totals.quarantined
+        yield entry
+    if errors > allowed:  # a gate that died forgot what it had granted
+        raise InfraErrorsError(too_many(stage, errors, "in shards that are committed already"))
     _wait_for_release(free_before)
 
 

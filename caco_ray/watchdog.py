@@ -72,7 +72,9 @@ class Watchdog:
 
         `needs`: of one actor of each operator, in the order of the plan.
         """
-        running = [record for record in records if record.running is not None]
+        known = list(records)
+        running = [record for record in known if record.running is not None]
+        waits = {record.operator: record.waits for record in known if record.waits}
         lines, culprits = [], []
         states = list(self._executor._topology.items()) if self._executor is not None else []
         for operator, state in states[1:]:
@@ -84,8 +86,9 @@ class Watchdog:
                 line += f"; actors: {info.running} alive, {info.pending} not placed, {info.restarting} restarting"
             lines.append(line + _shards(held))
             if operator.num_active_tasks() or waiting:
-                culprits.append(_blame(_short(operator.name), held, info, wants))
-        lines.append(f"  {_cluster()}")
+                away = next((why for name, why in waits.items() if name in operator.name), None)
+                culprits.append(f"{_short(operator.name)}: {away}" if away else _blame(_short(operator.name), held, info, wants))
+        lines.append(f"  {room()}")
         if culprits:
             lines.append(f"  It waits for {culprits[-1]}.")
         return lines
@@ -113,10 +116,12 @@ def _short(name: str) -> str:
     return name.replace("MapBatches(", "").replace(")->", " -> ").removesuffix(")")
 
 
-def _cluster() -> str:
+def room() -> str:
+    """What the cluster has free, as a few words."""
     have, free = ray.cluster_resources(), ray.available_resources()
     kinds = [kind for kind in ("CPU", "GPU") if kind in have]
     rooms = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind} free" for kind in kinds)
+    rooms += f", {free.get('memory', 0) / 2**30:.1f} of {have.get('memory', 0) / 2**30:.1f} GiB of memory"
     dead = sum(not node["Alive"] for node in ray.nodes())
     return f"cluster: {rooms}" + (f"; {dead} nodes died" if dead else "")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from caco_ray.attempts import Attempt, forgive, records
+from caco_ray.attempts import Attempt, absolve, forgive, records
 from caco_ray.store import Folder
 
 WHOLE, HALF = (0, 10), (0, 5)
@@ -77,6 +77,24 @@ def test_whom_we_stop_ourselves_is_not_to_blame(folder: Folder) -> None:
     attempt(folder, 2).begin(HALF)
     forgive(folder)
     assert not attempt(folder, 1).suspect and attempt(folder, 2).kills(WHOLE) == 1 and attempt(folder, 2).kills(HALF) == 0
+
+
+def test_what_an_outage_left_against_shards_is_forgotten(folder: Folder) -> None:
+    given = pa.table({"x": [1]})
+    for shard in (1, 2):
+        attempt(folder, shard).fail(WHOLE, "OSError: disk full")
+        attempt(folder, shard).keep(HALF, given, given)
+    absolve(folder, {1})
+    assert not attempt(folder, 1).suspect and attempt(folder, 1).kept(HALF, given) is None
+    assert attempt(folder, 2).suspect and attempt(folder, 2).kept(HALF, given) is not None
+
+
+def test_a_worker_that_dies_while_rows_wait_says_nothing_about_them(folder: Folder) -> None:
+    one = attempt(folder)
+    one.begin(WHOLE)
+    one.wait("m at http://host: cannot be reached")
+    assert [record.waits for record in records(folder)] == ["m at http://host: cannot be reached"]
+    assert not attempt(folder).suspect and attempt(folder).follows is None
 
 
 def test_a_damaged_record_counts_as_none(folder: Folder) -> None:

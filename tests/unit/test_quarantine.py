@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caco_ray.attempts import Attempt
+from caco_ray.attempts import Attempt, records
 from caco_ray.config import QuarantineConfig
-from caco_ray.errors import ModelError, StageContractError
+from caco_ray.errors import EngineUnreachableError, InfraErrorsError, ModelError, StageContractError
 from caco_ray.quarantine import Guard, Turn
 from caco_ray.schema import PROGRAM, live, row_id, to_table
 from caco_ray.store import Folder
@@ -22,8 +22,10 @@ def table_of(count: int, **columns) -> pa.Table:
     return to_table(rows, PROGRAM)
 
 
-def guard(folder: Path, **config) -> Guard:
-    return Guard("work", partial(Attempt, Folder(str(folder / "attempts")), "s", "work"), QuarantineConfig(**config), lambda killed: None)
+def guard(folder: Path, passed: bool = True, beat=lambda killed, worker: None, **config) -> Guard:
+    """`passed`: whether another shard's rows got through."""
+    attempt = partial(Attempt, Folder(str(folder / "attempts")), "s", "work")
+    return Guard("work", attempt, QuarantineConfig(**config), beat, lambda: passed)
 
 
 def failing_on(poison: set[int], calls: list[int]):
@@ -42,7 +44,7 @@ def failing_on(poison: set[int], calls: list[int]):
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 300), data=st.data())
 def test_exactly_the_rows_at_fault_are_given_up(tmp_path_factory, count: int, data) -> None:
-    poison = data.draw(st.sets(st.integers(0, count - 1), max_size=4))
+    poison = data.draw(st.sets(st.integers(0, count - 1), max_size=min(4, max(1, count - 1))))
     calls: list[int] = []
     result = guard(tmp_path_factory.mktemp("g")).run(failing_on(poison, calls), table_of(count), 0).to_pylist()
     assert [row["sample_index"] for row in result] == list(range(count))
@@ -79,7 +81,7 @@ def test_a_death_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
     else:
         pytest.fail("the shard never got through")
     assert [row["sample_index"] for row in result.to_pylist() if row["infra_error"]] == [17]
-    assert len(seen) == len(set(seen)) == 63  # parts that went well were not run again
+    assert len(set(seen)) == 63 and len(seen) == 64  # what went well was not run again, but for one row that proved the others' guilt
 
 
 def test_a_death_that_may_be_another_shard_s_costs_no_row(tmp_path: Path) -> None:
@@ -87,6 +89,64 @@ def test_a_death_that_may_be_another_shard_s_costs_no_row(tmp_path: Path) -> Non
     for _ in range(2):
         Attempt(folder, "s", "work", 0).begin((0, 8))
         assert guard(tmp_path).run(failing_on(set(), []), table_of(8), 0)["infra_error"].null_count == 8
+
+
+@pytest.mark.parametrize("count", [16, 256])
+def test_an_operator_that_fails_on_all_rows_blames_none(tmp_path: Path, count: int) -> None:
+    calls: list[int] = []
+    with pytest.raises(InfraErrorsError, match="work fails on all rows by now, the last time with: ValueError: poison"):
+        guard(tmp_path).run(failing_on(set(range(count)), calls), table_of(count), 0)
+    assert len(calls) <= 2 + 2 * 17  # it shows early
+    all_may_fail = guard(tmp_path, max_infra_error_fraction=1).run(failing_on(set(range(count)), calls), table_of(count), 0)
+    assert all_may_fail["infra_error"].null_count == 0
+
+
+def test_an_outage_in_the_middle_of_a_search_blames_no_row(tmp_path: Path) -> None:
+    """The rows before it got through, and would do so no more."""
+    served: list[int] = []
+
+    def work(table: pa.Table) -> pa.Table:
+        if table.num_rows > 4 or len(served) == 8:
+            raise OSError("No space left on device")
+        served.append(table.num_rows)
+        return table
+
+    with pytest.raises(InfraErrorsError, match="OSError: No space"):
+        guard(tmp_path).run(work, table_of(64), 0)
+
+
+def test_a_row_that_is_nearly_alone_is_blamed_where_others_got_through_before(tmp_path: Path) -> None:
+    lonely = to_table([{**row, "reject_reason": "timeout" if row["sample_index"] else None} for row in table_of(8).to_pylist()], PROGRAM)
+    with pytest.raises(InfraErrorsError):
+        guard(tmp_path / "first", passed=False).run(failing_on({0}, []), lonely, 0)
+    assert guard(tmp_path / "later").run(failing_on({0}, []), lonely, 0)["infra_error"].null_count == 7
+
+
+@pytest.mark.parametrize("how", ["raised", "row by row"])
+def test_an_endpoint_that_is_away_is_waited_for_and_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    away = [True] * 4
+    waits: list[str] = []
+
+    def work(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in rows:
+            row["infra_error"] = "no answer" if how == "row by row" and away and (row["sample_index"] or len(rows) == 1) else None
+        if away and away.pop() and how == "raised":
+            raise EngineUnreachableError("m at http://host: cannot be reached")
+        return to_table(rows, table.schema)
+
+    folder = Folder(str(tmp_path / "attempts"))
+    monkeypatch.setattr("caco_ray.quarantine.time.sleep", lambda s: waits.extend(f"{r.running} {r.waits}" for r in records(folder)))
+    assert guard(tmp_path).run(work, table_of(8), 0)["infra_error"].null_count == 8
+    said = {"raised": ["None m at http://host: cannot be reached"] * 4, "row by row": ["None no answer"]}
+    assert waits == said[how] and list(records(folder)) == []
+
+
+def test_small_parts_that_are_well_come_before_those_within_a_part_that_kills(tmp_path: Path) -> None:
+    """So that what gets through shows early that it is the rows, and not the operator."""
+    order: list[int] = []
+    guard(tmp_path).run(failing_on({0}, order), table_of(256), 0)
+    assert order[:4] == [256, 256, 16, 16] and order.count(16) == 16
 
 
 def test_what_the_user_can_mend_and_broken_contracts_are_raised(tmp_path: Path) -> None:

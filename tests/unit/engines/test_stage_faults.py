@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from caco_ray import streaming
-from caco_ray.config import OpenAiModel, QuarantineConfig, SamplingConfig
+from caco_ray.config import OpenAiModel, QuarantineConfig, SamplingConfig, WatchdogConfig
 from caco_ray.errors import CacoError, EngineError, StageStalledError
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
@@ -27,11 +26,11 @@ TROUBLE = {
 }
 
 
-def run(folder: Path, make: Any) -> Totals:
+def run(folder: Path, make: Any, timeout_s: float = 120) -> Totals:
     source = SampleRange("scale", ROWS, 4, PROGRAM)
     operator = Operator("engine", make, actors=1, calls=2)
-    quarantine = QuarantineConfig(max_infra_error_fraction=1)
-    plan = Stage(StageInfo("scale", "f" * 16, {}, source.shards), Folder(str(folder)), source, (operator,), PROGRAM, quarantine)
+    limits = QuarantineConfig(max_infra_error_fraction=1), WatchdogConfig(timeout_s=timeout_s)
+    plan = Stage(StageInfo("scale", "f" * 16, {}, source.shards), Folder(str(folder)), source, (operator,), PROGRAM, *limits)
     return run_stage(plan, lambda entry: None)
 
 
@@ -53,11 +52,12 @@ def test_rows_of_a_flaky_endpoint_are_kept_rejected_or_quarantined(endpoint: Any
     assert all(row["code"] is None and row["reject_reason"] is None for row in rows if row["infra_error"])
 
 
-def test_an_endpoint_that_is_down_ends_the_stage(endpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MAX_KILLS_IN_A_ROW", 2)
+def test_an_endpoint_that_is_down_ends_the_stage_and_costs_no_row(endpoint: Any, tmp_path: Path) -> None:
     endpoint.always = TROUBLE["500"]
-    with pytest.raises(StageStalledError, match="engine died .* times in a row"):
-        run(tmp_path, client(endpoint.url))
+    with pytest.raises(StageStalledError, match=r"(?s)nothing moved for . s .* It waits for engine: fake at .* failed in a row"):
+        run(tmp_path, client(endpoint.url), timeout_s=5)
+    endpoint.always = None
+    assert run(tmp_path, client(endpoint.url)).quarantined == 0
 
 
 def cannot_start() -> Any:
