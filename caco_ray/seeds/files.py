@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import fsspec
 import pyarrow as pa
@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 from caco_ray.config import SeedFields, SeedsConfig
 from caco_ray.errors import ConfigError, SeedError
 from caco_ray.schema import Row
+from caco_ray.seeds.uniqueness import unique
 
 # What opening and reading raises: a path, a network, a damaged archive; a URL of an unknown kind, or one whose package is missing.
 READ_ERRORS = (OSError, EOFError, ValueError, ImportError)
+_Placed = tuple[str, Row]
 
 
 def unreadable(path: str, error: Exception) -> SeedError:
@@ -27,16 +29,17 @@ def file_seeds(config: SeedsConfig) -> Iterator[Row]:
 
     Raises:
         ConfigError: the file's ending is not one of ours.
-        SeedError: names the file, the line or row, and the field.
+        SeedError: names the file, the line or row, and the field; of two rows with one id after the last row.
     """
     path = config.path or ""
-    seen: dict[str, str] = {}
-    for place, record in read_records(path, "seeds.path"):
-        row = _to_row(record, config.fields, path, place)
-        if row["source_id"] in seen:
-            raise SeedError(f"{path}, {place}: the id {row['source_id']!r} was used at {seen[row['source_id']]} already")
-        seen[row["source_id"]] = place
-        yield row
+
+    def read() -> Iterator[_Placed]:
+        return ((place, _to_row(record, config.fields, path, place)) for place, record in read_records(path, "seeds.path"))
+
+    def refuse(first: _Placed, second: _Placed) -> NoReturn:
+        raise SeedError(f"{path}, {second[0]}: the id {second[1]['source_id']!r} was used at {first[0]} already")
+
+    return (row for _, row in unique(read, lambda placed: str(placed[1]["source_id"]), refuse))
 
 
 def read_records(path: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pytest
 
 from caco_ray.config import SeedFields, SeedsConfig
 from caco_ray.errors import CacoError, SeedError
-from caco_ray.seeds import load_seeds
+from caco_ray.seeds import load_seeds, uniqueness
 from caco_ray.seeds.files import file_seeds
 
 ROWS = [{"problem": "What is 1 + 1?", "gold": 2, "key": "a"}, {"problem": "What is 2 + 2?", "gold": 4, "key": "b"}]
@@ -28,8 +28,20 @@ def test_json_lines_and_parquet_give_the_same_rows(tmp_path) -> None:
     write_lines(tmp_path / "s.jsonl", *(json.dumps(row) for row in ROWS))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "s.parquet")
     first, second = (list(file_seeds(config(tmp_path / name))) for name in ("s.jsonl", "s.parquet"))
-    assert [(row["question"], row["answer"], row["source_id"]) for row in first] == [("What is 1 + 1?", "2", "a"), ("What is 2 + 2?", "4", "b")]
+    assert [(row["question"], row["answer"], row["source_id"]) for row in first] == [
+        ("What is 1 + 1?", "2", "a"),
+        ("What is 2 + 2?", "4", "b"),
+    ]
     assert [{**row, "source": ""} for row in first] == [{**row, "source": ""} for row in second]
+
+
+def test_ids_are_told_apart_without_keeping_them(monkeypatch) -> None:
+    seen: list[tuple[str, str]] = []
+    rows = [("1", "a"), ("2", "b"), ("3", "a"), ("4", "c"), ("5", "a")]
+    assert list(uniqueness.unique(lambda: iter(rows), lambda row: row[1], lambda *two: seen.append((two[0][0], two[1][0])))) == rows
+    assert seen == [("1", "3"), ("1", "5")]
+    monkeypatch.setattr(uniqueness, "_hash", lambda name: 7)  # other ids with one hash are no mistake
+    assert list(uniqueness.unique(lambda: iter(rows[:2]), lambda row: row[1], lambda *two: pytest.fail(str(two)))) == rows[:2]
 
 
 def test_any_fsspec_url_is_a_source() -> None:
@@ -68,7 +80,12 @@ def test_a_bad_line_is_named(tmp_path, lines: list[str], message: str) -> None:
 def test_a_file_that_is_not_there_or_not_one_of_ours(tmp_path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"nope")
     (tmp_path / "latin.jsonl").write_bytes(b'{"problem": "\xe9"}')
-    for name, message in [("none.jsonl", "cannot be read"), ("s.csv", "must end in"), ("bad.parquet", "not a Parquet file"), ("latin.jsonl", "UTF-8")]:
+    for name, message in [
+        ("none.jsonl", "cannot be read"),
+        ("s.csv", "must end in"),
+        ("bad.parquet", "not a Parquet file"),
+        ("latin.jsonl", "UTF-8"),
+    ]:
         with pytest.raises(CacoError, match=message):
             list(file_seeds(config(tmp_path / name)))
 
