@@ -10,7 +10,7 @@ from caco_ray.config import Config, SeedsConfig, Strict, load_config, validate
 from caco_ray.cost.compare import Compared, compare
 from caco_ray.cost.measured import data_sets, measured
 from caco_ray.cost.plan import Prices, Seeds, make_plan
-from caco_ray.cost.rates import Rates, published, read_rates
+from caco_ray.cost.rates import Rates, device_of, published, quickstart, read_rates
 from caco_ray.cost.table import print_comparison, print_plan
 from caco_ray.errors import RunDirError
 from caco_ray.fingerprint import settings
@@ -31,7 +31,7 @@ _SIZES = ("scale.samples", "scale.shard_rows", "scale.accept", "scale.budget", "
 class PlanConfig(Strict):
     """Keys `plan.*` of `jobs/plan.py`."""
 
-    rates: str | None = None  # folder or URL of a run, or a .yaml file like `published.yaml`; null = that one
+    rates: str | None = None  # folder or URL of a run, or a .yaml file like `published.yaml`; null = one that comes with the package
     compare: str | None = None  # folder or URL of a run: plan what it did
     seeds: PositiveInt | None = None  # take so many seeds, all without code, instead of counting those of the config
     gpu_hour: NonNegativeFloat | None = None  # prices, in any one currency
@@ -67,9 +67,11 @@ def run_plan_job(job: PlanJobConfig) -> None:
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
-    plan, rates, console = job.plan, open_rates(job.plan.rates), make_console()
-    if plan.compare is not None:
-        print_comparison(console, rates, compare_with(rates, _run("plan.compare", plan.compare), plan.gpu_speed))
+    plan, console = job.plan, make_console()
+    run = _run("plan.compare", plan.compare) if plan.compare is not None else None
+    rates = open_rates(plan.rates, read_config(run) if run is not None else job.config)
+    if run is not None:
+        print_comparison(console, rates, compare_with(rates, run, plan.gpu_speed))
         return
     made = make_plan(job.config, count_seeds(job.config.seeds, plan.seeds), rates, plan.gpu_speed)
     print_plan(console, made, rates, published(), Prices(plan.gpu_hour, plan.cpu_hour))
@@ -80,14 +82,14 @@ def run_plan_job(job: PlanJobConfig) -> None:
         console.print(f"NOTE: {note}", markup=False)
 
 
-def open_rates(path: str | None) -> Rates:
-    """Of a run, of a file, or the published ones.
+def open_rates(path: str | None, config: Config) -> Rates:
+    """Of a run, of a file, or those that come with the package: the quickstart's for its model on CPU, the paper's for everything else.
 
     Raises:
         UserError: there are none.
     """
     if path is None:
-        return published()
+        return quickstart() if config.models.base == "embedded" and device_of(config.models.sampler) == "cpu" else published()
     return read_rates(path) if path.endswith(_FILES) else measured(_run("plan.rates", path))
 
 

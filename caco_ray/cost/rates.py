@@ -112,6 +112,11 @@ def published() -> Rates:
     return _parse("the paper", files("caco_ray.cost").joinpath("published.yaml").read_text())
 
 
+def quickstart() -> Rates:
+    """Those of the embedded model on 2 cores."""
+    return _parse("the quickstart", files("caco_ray.cost").joinpath("quickstart.yaml").read_text())
+
+
 def read_rates(path: str) -> Rates:
     """A file of the same shape as `published.yaml`.
 

@@ -1,7 +1,9 @@
-"""How well a plan foretells a run: `python -m tests.benchmarks.bench_plan RATES RUN`, both folders of finished runs.
+"""How well a plan foretells a run: `python -m tests.benchmarks.bench_plan [--samples 200 600] [key=value ...]`
 
-The rates of the first (a small run, say) and the config of the second alone give the seconds of each of its stages, as `jobs/plan.py` would
-have printed them before it; its own manifests say what it took. Measure both on the same machine with nothing else at work.
+Makes two runs of these arguments (default: profile=quickstart, the embedded model on CPU; about 30 minutes on 2 cores) that differ in
+`scale.samples`. The rates of the first and the config of the second alone give the seconds of each stage of the second, as `jobs/plan.py`
+would have printed them before it; its own manifests say what it took. With `--runs RATES RUN` two finished runs are compared instead.
+Nothing else should be at work on the machine.
 
 The last line is JSON: `ratios` (predicted / real seconds by stage), `total_ratio`, `worst_error` (0.3 = 30%) and `worst_stage` of the stages
 that took a second or more: shorter ones are noise, and listed only.
@@ -9,24 +11,46 @@ that took a second or more: shorter ones are noise, and listed only.
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 from caco_ray.cli import guarded
 from caco_ray.cost.compare import Compared
-from caco_ray.cost.job import compare_with, open_rates
+from caco_ray.cost.job import compare_with
+from caco_ray.cost.measured import measured
 from caco_ray.cost.table import print_comparison
 from caco_ray.progress import make_console
 from caco_ray.store import Folder
 
+ROOT = Path(__file__).resolve().parents[2]
 JUDGED_FROM_S = 1.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rates", help="run that was measured")
-    parser.add_argument("run", help="run that is foretold")
-    arguments = parser.parse_args()
-    rates = open_rates(arguments.rates)
-    stages = compare_with(rates, Folder(arguments.run))
+    parser.add_argument("--samples", type=int, nargs=2, default=[200, 600], metavar=("SMALL", "LARGE"), help="of the two runs")
+    parser.add_argument("--runs", nargs=2, metavar=("RATES", "RUN"), help="finished runs: that was measured, and that is foretold")
+    parser.add_argument("arguments", nargs="*", default=["profile=quickstart"], metavar="key=value", help="of both runs that are made")
+    options = parser.parse_args()
+    if options.runs:
+        report(*options.runs)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        report(*(made(f"{folder}/{samples}", samples, options.arguments) for samples in options.samples))
+
+
+def made(folder: str, samples: int, arguments: list[str]) -> str:
+    """A finished run in this folder."""
+    command = [sys.executable, "jobs/run.py", *arguments, f"scale.samples={samples}", f"run.dir={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder
+
+
+def report(small: str, large: str) -> None:
+    rates = measured(Folder(small))
+    stages = compare_with(rates, Folder(large))
     print_comparison(make_console(), rates, stages)
     print(json.dumps(figures(stages)))
 

@@ -80,7 +80,29 @@ def test_seeds_are_counted_or_given(config_of: Compose) -> None:
 def test_rates_from_a_file(tmp_path: Path, config_of: Compose) -> None:
     text = Path(ROOT / "caco_ray/cost/published.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(text)
-    assert open_rates(str(tmp_path / "mine.yaml")) == published()
+    assert open_rates(str(tmp_path / "mine.yaml"), config_of("profile=quickstart")) == published()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device"),
+    [
+        (["profile=quickstart"], "cpu"),
+        (["profile=quickstart", "models.base=/models/other"], "gpu"),
+        (["profile=gpu1"], "gpu"),
+        (["profile=fake"], "gpu"),
+    ],
+)
+def test_rates_that_come_with_the_package(arguments: list[str], device: str, config_of: Compose) -> None:
+    engine = open_rates(None, config_of(*arguments)).stage("scale").engine
+    assert engine is not None and engine.device == device
+
+
+def test_the_quickstart_is_planned_without_a_run_of_one_s_own(config_of: Compose) -> None:
+    config = config_of("profile=quickstart")
+    plan = make_plan(config, count_seeds(config.seeds), open_rates(None, config))
+    assert not plan.unknown and plan.gpu_hours == 0 and plan.shipped > 20
+    low, high = re.search(r"Expected time: (\d+) to (\d+) minutes", (ROOT / "conf/profile/quickstart.yaml").read_text()).groups()
+    assert 0.8 * int(low) * 60 < plan.seconds < 1.2 * int(high) * 60
 
 
 @pytest.mark.parametrize(
