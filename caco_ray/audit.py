@@ -17,14 +17,18 @@ from caco_ray.config import Config
 from caco_ray.errors import RunDirError, StageContractError
 from caco_ray.jsonl import json_lines, json_name
 from caco_ray.ledger import Cost, Step, cost_of, target_of
+from caco_ray.own_models import check_models
 from caco_ray.schema import row_id
 from caco_ray.source import Source
-from caco_ray.store import Dataset, Totals
-from caco_ray.store.manifest import count_rows
+from caco_ray.store import Dataset, Folder, ShardEntry, Totals
+from caco_ray.store.dataset import read_rows, strangers
+from caco_ray.store.made_by import check_one_model
+from caco_ray.store.manifest import DATA, count_rows
 from caco_ray.tasks import result_of
 
-_SHARDS_PER_TASK = 16
-_IDS_PER_BUCKET = 4_000_000  # that one task holds at once, at some 60 bytes each
+_SHARDS_PER_TASK, _TASKS = 16, 512  # at least, at most
+_IDS_PER_BUCKET = 1_000_000  # that one task compares
+_BYTES_PER_ID = 500  # there, at its peak (measured: 420)
 _SHOWN = 3
 # `scope`: ids are unique within it; `named`: the row only names this id.
 IDS = pa.schema([("row_id", pa.string()), ("scope", pa.string()), ("where", pa.string()), ("named", pa.bool_())])
@@ -32,7 +36,7 @@ IDS = pa.schema([("row_id", pa.string()), ("scope", pa.string()), ("where", pa.s
 
 @dataclass(frozen=True)
 class Fault:
-    """What does not hold, and where. `check`: file | conservation | lineage | ids | target."""
+    """What does not hold, and where. `check`: file | conservation | lineage | ids | model | target."""
 
     check: str
     where: str
@@ -64,8 +68,8 @@ class _Part:
     cost: Cost
 
 
-def audit(steps: list[Step], config: Config | None) -> Audit:
-    """Check closed data sets. Steps without a source are checked alone; `config` is the run's, where there is one.
+def audit(steps: list[Step], config: Config | None, run: Folder | None = None) -> Audit:
+    """Check closed data sets. Steps without a source are checked alone; `config` and `run` are the run's, where there is one.
 
     Raises:
         RunDirError: a `_SUCCESS` cannot be read.
@@ -77,17 +81,19 @@ def audit(steps: list[Step], config: Config | None) -> Audit:
         except RunDirError as error:
             faults.append(Fault("file", step.label, str(error)))
             continue
-        faults += [*_target(step, dataset, config), *_number_of_shards(step, dataset)]
+        faults += [*_target(step, dataset, config), *_number_of_shards(step, dataset), *_strangers(step, dataset)]
+        faults += _models(step, dataset, config, run)
         if step.source is not None and not _is_there(step.source):
             unchecked.append(f"lineage of {step.label}: the stage before is not there")
             step = replace(step, source=None)
         opened.append((step, dataset))
-    buckets = 1 + sum(dataset.totals.rows for _, dataset in opened) // _IDS_PER_BUCKET
+    rows = sum(dataset.totals.rows for _, dataset in opened)
+    buckets = 1 + rows // _IDS_PER_BUCKET
     parts, ids = _start(opened, buckets)
     done = [(label, result_of(part)) for label, part in parts]
     for _, part in done:
         faults += part.faults
-    faults += check_ids(ids)
+    faults += check_ids(ids, rows)
     labels = dict.fromkeys(label for label, _ in done)
     return Audit(
         faults=tuple(faults),
@@ -98,9 +104,9 @@ def audit(steps: list[Step], config: Config | None) -> Audit:
     )
 
 
-def check_ids(buckets: list[list[ray.ObjectRef]]) -> Iterator[Fault]:
-    """Faults in tables of `IDS`, each bucket in a task of its own."""
-    task = ray.remote(num_cpus=0.5)(ids_faults)
+def check_ids(buckets: list[list[ray.ObjectRef]], rows: int) -> Iterator[Fault]:
+    """Faults in tables of `IDS` with about so many rows, each bucket in a task of its own."""
+    task = ray.remote(num_cpus=0.5, memory=_BYTES_PER_ID * min(_IDS_PER_BUCKET, rows // len(buckets)))(ids_faults)
     for found in [task.remote(*tables) for tables in buckets]:
         yield from result_of(found)
 
@@ -136,10 +142,11 @@ def hash_of(name: str) -> int:
 def _start(opened: list[tuple[Step, Dataset]], buckets: int) -> tuple[list[tuple[str, ray.ObjectRef]], list[list[ray.ObjectRef]]]:
     task = ray.remote(num_cpus=0.5, num_returns=1 + buckets)(_check_shards)
     parts, ids = [], [list[ray.ObjectRef]() for _ in range(buckets)]
+    # Ray keeps results below 100 kB in the driver: with more buckets, tasks of more rows keep each part of their ids above that.
+    size = max(_SHARDS_PER_TASK, sum(len(dataset.entries) for _, dataset in opened) // _TASKS)
     for step, dataset in opened:
-        for first in range(0, len(dataset.entries), _SHARDS_PER_TASK):
-            shards = range(first, min(first + _SHARDS_PER_TASK, len(dataset.entries)))
-            part, *tables = task.remote(step, shards, buckets)
+        for first in range(0, len(dataset.entries), size):
+            part, *tables = task.remote(step, dataset.entries[first : first + size], dataset.info.fan_out, buckets)
             parts.append((step.label, part))
             for bucket, table in zip(ids, tables, strict=True):
                 bucket.append(table)
@@ -158,6 +165,26 @@ def _number_of_shards(step: Step, dataset: Dataset) -> Iterator[Fault]:
         yield Fault("conservation", step.label, f"{len(dataset.entries):,} shards, but the stage before gives {step.source.shards:,}")
 
 
+def _strangers(step: Step, dataset: Dataset) -> Iterator[Fault]:
+    """Who loads the whole folder would take their rows for ours."""
+    found = {f"{DATA}/{name}" for name in step.folder.names(DATA)} - {entry.file for entry in dataset.entries}
+    if step.stage != "assemble" or step.source is not None:  # beside a copy, people may put what they like
+        found |= set(strangers(step.folder))
+    for name in sorted(found):
+        yield Fault("file", step.label, f"{step.folder}/{name}: no file of this data set; the run's own command takes it away or names it")
+
+
+def _models(step: Step, dataset: Dataset, config: Config | None, run: Folder | None) -> Iterator[Fault]:
+    """One for all rows of a stage, and the one that the run has trained."""
+    try:
+        if config is not None and run is not None:
+            check_models(run, config, step.stage, step.round, step.folder, dataset.entries)
+        else:
+            check_one_model(step.folder, dataset.entries)
+    except RunDirError as error:
+        yield Fault("model", step.label, str(error))
+
+
 def _target(step: Step, dataset: Dataset, config: Config | None) -> list[Fault]:
     target = target_of(config) if config and step.stage == "scale" else None
     if target is None or target.standing({entry.shard: entry.totals.kept for entry in dataset.entries}).outcome is not None:
@@ -165,21 +192,21 @@ def _target(step: Step, dataset: Dataset, config: Config | None) -> list[Fault]:
     return [Fault("target", step.label, "closed before the target was reached or the budget spent")]
 
 
-def _check_shards(step: Step, shards: range, buckets: int) -> tuple[object, ...]:
-    dataset, faults, cost, ids = Dataset(step.folder), list[Fault](), Cost(), [IDS.empty_table()]
-    for shard in shards:
-        where = f"{step.label} shard {shard}"
+def _check_shards(step: Step, entries: list[ShardEntry], fan_out: int, buckets: int) -> tuple[object, ...]:
+    faults, cost, ids = list[Fault](), Cost(), [IDS.empty_table()]
+    for entry in entries:
+        where = f"{step.label} shard {entry.shard}"
         try:
-            table = dataset.read(shard, kept_only=False)
+            table = read_rows(step.folder, step.stage, entry, kept_only=False)
         except (RunDirError, pa.ArrowInvalid) as error:
             faults.append(Fault("file", where, str(error)))
             continue
-        faults += [*_counts(where, dataset, shard, table), *_lineage(where, step, dataset.entries[shard].totals, shard, table)]
+        faults += [*_counts(where, entry.totals, fan_out, table), *_lineage(where, step, entry.totals, entry.shard, table)]
         cost += cost_of(step.stage, table)
-        faults += _json_lines(where, step, shard, table)
+        faults += _json_lines(where, step, entry.shard, table)
         ids.append(_ids(step, table))
     parts = split_ids(pa.concat_tables(ids), buckets)
-    return _Part(faults, sum(dataset.entries[shard].totals.rows for shard in shards), cost), *parts
+    return _Part(faults, sum(entry.totals.rows for entry in entries), cost), *parts
 
 
 def _ids(step: Step, table: pa.Table) -> pa.Table:
@@ -196,15 +223,23 @@ def ids_table(ids: pa.ChunkedArray, scope: str, where: str, *, named: bool) -> p
 
 
 def _json_lines(where: str, step: Step, shard: int, table: pa.Table) -> Iterator[Fault]:
-    """The same rows again, for readers without Parquet: no manifest names these files."""
-    if step.stage == "assemble" and step.folder.exists(json_name(shard)) and step.folder.read(json_name(shard)) != json_lines(table):
-        yield Fault("file", where, f"{step.folder}/{json_name(shard)}: not the rows of the Parquet file")
-
-
-def _counts(where: str, dataset: Dataset, shard: int, table: pa.Table) -> Iterator[Fault]:
-    recorded = dataset.entries[shard].totals
+    """The same rows again, for readers without Parquet: no manifest names these files. A copy without its run may lack them."""
+    if step.stage != "assemble":
+        return
     try:
-        counted = count_rows(table, recorded.rows_in, dataset.info.fan_out)
+        lines = step.folder.read(json_name(shard))
+    except FileNotFoundError:
+        if table.num_rows and step.source is not None:
+            yield Fault("file", where, f"{step.folder}/{json_name(shard)}: missing; the run's own command writes it again")
+        return
+    if lines != json_lines(table):
+        how = "the run's own command with repair=assemble writes it again"
+        yield Fault("file", where, f"{step.folder}/{json_name(shard)}: not the rows of the Parquet file; {how}")
+
+
+def _counts(where: str, recorded: Totals, fan_out: int, table: pa.Table) -> Iterator[Fault]:
+    try:
+        counted = count_rows(table, recorded.rows_in, fan_out)
     except StageContractError as error:
         yield Fault("conservation", where, str(error))
         return
@@ -228,8 +263,8 @@ def _lineage(where: str, step: Step, recorded: Totals, shard: int, table: pa.Tab
     if step.source is not None:
         try:
             yield from _against_parents(where, step.source, recorded, shard, table)
-        except RunDirError:
-            return  # a damaged parent is a fault of its own
+        except RunDirError as error:
+            yield Fault("lineage", where, f"the rows that it was made of cannot be read: {error}")
 
 
 def _against_parents(where: str, source: Source, recorded: Totals, shard: int, table: pa.Table) -> Iterator[Fault]:

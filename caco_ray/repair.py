@@ -12,7 +12,7 @@ from caco_ray.rounds import places
 from caco_ray.run import Run
 from caco_ray.schema import OF_STAGE
 from caco_ray.store import Folder
-from caco_ray.store.dataset import STAGE_FILE
+from caco_ray.store.dataset import DERIVED, STAGE_FILE
 from caco_ray.store.repair import find_faults, forget, reopen, replaced, take_out
 
 # What is made of the shard `i` of a stage: the shard `i` of these stages ...
@@ -39,11 +39,16 @@ def repair(run: Run, chosen: str) -> None:
         if stage not in OF_STAGE or chosen not in ("all", stage):
             continue
         its = run.round(number)
+        its.is_done(stage)  # writes a lost `stage.json` again
         for folder in data_folders(its, stage):
+            its.say(stage, "reading all shards")
             faults = find_faults(folder, its.info(stage))
             for fault in faults:
                 its.say(stage, f"{fault}: set aside")
             take_out(folder, faults)
+            if stage == "assemble":  # nobody recorded the hashes of these files
+                for name in DERIVED:
+                    folder.delete(name)
             if faults and stage == "evaluate":
                 run.stage_folder(stage).delete("_SUCCESS")  # of the comparison of both
 
@@ -84,7 +89,7 @@ def _reopen_children(run: Run, stage: str, shards: list[int]) -> None:
 def _name_models(rounds: list[Run], model: str, data: Folder) -> None:
     for its in rounds:
         if its.stage_folder(model).exists(STAGE_FILE):
-            its.say(model, f"trained on the former rows of {data}; delete {its.stage_folder(model)} to train it again")
+            its.say(model, f"trained on the former rows of {data}; to train it again, delete {its.stage_folder(model)} and what it made")
 
 
 def _shipped_shards(run: Run, shards: list[int]) -> list[int] | None:

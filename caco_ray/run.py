@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,14 @@ from caco_ray.config import Config, FakeModel, ModelConfig, OpenAiModel
 from caco_ray.embedded import embedded_model
 from caco_ray.errors import ModelError
 from caco_ray.fingerprint import fingerprint, settings
+from caco_ray.held import HeldFile
+from caco_ray.jsonl import is_exported
 from caco_ray.progress import StageBar, format_seconds, make_console
 from caco_ray.rounds import label, prefix
 from caco_ray.schema import OF_STAGE
 from caco_ray.source import Source
 from caco_ray.store import Folder, StageInfo, Totals
-from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed
+from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed, restore_stage_file
 from caco_ray.store.lease import Lease
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ FOLDERS = {
     "evaluate": "evaluation",
     "report": "",
 }
-# What a stage writes after its dataset is closed: without it the stage is not done.
-ALSO_WRITTEN = {"assemble": ("README.md",)}
 MODEL_CACHE_ENV = (
     "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory, or in a cluster's run.dir
 )
@@ -63,6 +63,7 @@ class _Invocation:
     exit: ExitStack = field(default_factory=ExitStack)
     connected: bool = False
     checked: set[str] = field(default_factory=set)  # folders
+    holds_lease: bool = False
     preflight: "Preflight | None" = None
 
 
@@ -104,19 +105,31 @@ class Run:
         return StageInfo(stage, fingerprint(self.config, stage, self.number), made_of, shards, fan_out)
 
     def is_done(self, stage: str) -> bool:
-        """Whether the stage is closed by this config.
+        """Whether the stage is closed by this config, and what is written from its rows is there. Once this invocation holds the run's
+        lease, leftovers of killed commits are deleted and a lost `stage.json` is written again.
 
         Raises:
             RunDirError: the folder was made by another config, or holds damaged or foreign files.
         """
         folder, info = self.stage_folder(stage), self.info(stage)
-        check_same_stage(folder, info)
+        lost = check_same_stage(folder, info, trust=self.config.repair is not None)
+        if lost and self._shared.holds_lease:
+            restore_stage_file(folder, info)
         if not is_closed(folder):
             return False
         if stage in OF_STAGE and stage != "evaluate" and folder.url not in self._shared.checked and self.config.repair is None:
-            check_files(folder, info, {entry.shard: entry for entry in Dataset(folder).entries})
+            self._check_files(folder, info)
+        if stage != "assemble":
+            return True
+        return folder.exists("README.md") and (self.config.repair is not None or is_exported(Dataset(folder)))
+
+    def _check_files(self, folder: Folder, info: StageInfo) -> None:
+        leftovers = check_files(folder, info, Dataset(folder).entries)
+        if self._shared.holds_lease:  # nobody else is at work, and a commit that is late cannot win: the stage is closed
+            for name in leftovers:
+                folder.delete(name)
+        if self._shared.holds_lease or not leftovers:
             self._shared.checked.add(folder.url)
-        return all(folder.exists(name) for name in ALSO_WRITTEN.get(stage, ()))
 
     def connect(self) -> None:
         """Start or join Ray, once.
@@ -166,6 +179,7 @@ class Run:
             StorageError: the storage cannot be written to, or does not let the first of two writers win.
         """
         self._shared.exit.enter_context(Lease(self.folder, self.console.print))
+        self._shared.holds_lease = True
         self.console.print(f"caco_ray {__version__}  profile {self.config.profile}  seed {self.config.seed}  in {self.folder}")
         self.folder.write("config.json", self.config.model_dump_json(indent=1, by_alias=True).encode())
 
@@ -212,14 +226,19 @@ class Run:
         plan = Stage(
             info, folder or self.stage_folder(stage), source, operators, schema, config.quarantine, config.watchdog, config.cluster
         )
-        with StageBar(self.console, label(stage, self.number), source.expected_rows, "rows") as bar:
-            board = Board(stage, bar)
+        name = label(stage, self.number)
+        cpus, gpus = (sum(getattr(each, what) * each.actors for each in operators) for what in ("cpus", "gpus"))
+        with (
+            HeldFile(self.folder, name) as held,
+            StageBar(self.console, name, source.expected_rows, "rows") as bar,
+            closing(Board(stage, bar, held.add, cpus, gpus)) as board,
+        ):
             return run_stage(plan, board.on_shard, board.on_live)
 
     def claim(self, stage: str) -> Folder:
         """Mark the folder of a stage that is not one dataset (a model, an evaluation) as this config's, before it is filled."""
         folder = self.stage_folder(stage)
-        folder.create("stage.json", json.dumps(asdict(self.info(stage)), indent=1, sort_keys=True).encode())
+        folder.write("stage.json", json.dumps(asdict(self.info(stage)), indent=1, sort_keys=True).encode())
         return folder
 
     def close(self, stage: str, started: float, **results: Any) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from caco_ray.schema import Row, row_id, to_table
 from caco_ray.store import Dataset, Folder
+from caco_ray.store.dataset import read_shard
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,20 @@ class KeptRows:
     parent_column: str | None = None
     split: str | None = None
 
+    # The numbers alone are kept, not the data set's entries: a source travels to every worker.
     @cached_property
-    def _dataset(self) -> Dataset:
-        return Dataset(self.folder)
-
-    @property
     def shards(self) -> int:
-        return len(self._dataset.entries)
+        return len(Dataset(self.folder).entries)
 
-    @property
+    @cached_property
     def expected_rows(self) -> int:
+        dataset = Dataset(self.folder)
         if self.split is None:
-            return self._dataset.totals.kept * self.fan_out
-        return sum(pc.sum(pc.equal(table["split"], self.split)).as_py() or 0 for table in self._dataset.tables()) * self.fan_out
+            return dataset.totals.kept * self.fan_out
+        return sum(pc.sum(pc.equal(table["split"], self.split)).as_py() or 0 for table in dataset.tables()) * self.fan_out
 
     def read(self, shard: int) -> ShardInput:
-        table = self._dataset.read(shard)
+        table = read_shard(self.folder, shard)
         if self.split is not None:
             table = table.filter(pc.equal(table["split"], self.split))
         inherited = [name for name in table.schema.names if name in self.schema.names]

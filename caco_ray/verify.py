@@ -8,7 +8,7 @@ checked as far as that goes, and what could not be checked is said.
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -18,13 +18,14 @@ from caco_ray import reexecute
 from caco_ray.audit import Audit, audit, check_ids
 from caco_ray.cluster import connected
 from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict
-from caco_ray.errors import ConfigError
-from caco_ray.ledger import Step, read_config, source_of, stages_with_rows, steps
+from caco_ray.errors import ConfigError, StorageError
+from caco_ray.ledger import Step, balance, held_by, read_config, source_of, stages_with_rows, steps
 from caco_ray.progress import StageBar
 from caco_ray.run import FOLDERS
 from caco_ray.shipped import Survey, survey
 from caco_ray.store import Dataset, Folder, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
+from caco_ray.store.lease import Lease
 
 STATE = "verification"  # folder in a run
 _NO_RUN = "no run beside the data set (give run=/path/of/run)"
@@ -88,10 +89,15 @@ def verify(config: VerifyConfig, console: Console) -> Verification:
     made_by = read_config(run) if run is not None else None
     with connected(config.cluster):
         found = survey(config.dataset)
-        audited = audit(_steps(config, run, made_by), made_by)
-        faults = [*map(str, audited.faults), *map(str, _faults_of_files(config, found))]
+        there = _steps(config, run, made_by)
+        audited = audit(there, made_by, run)
+        faults = [*map(str, audited.faults), *map(str, _faults_of_files(config, found)), *_missing_stages(made_by, there)]
         mismatches, totals = _execute(config, run, made_by, found, console) if config.fraction else ((), None)
-    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, made_by, audited), _checked(audited), mismatches, totals)
+    if not found.rows:
+        faults.append("no rows: an empty data set proves nothing")
+    elif totals is not None and not totals.rows:
+        faults.append(f"fraction={config.fraction:g} draws none of {found.rows:,} rows: nothing was executed; give a larger one")
+    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, made_by, audited), _checked(audited, run), mismatches, totals)
 
 
 def find_run(config: VerifyConfig) -> Folder | None:
@@ -112,10 +118,17 @@ def _steps(config: VerifyConfig, run: Folder | None, made_by: Config | None) -> 
     return [*audited, Step("assemble", "assemble", shipped, source)] if is_closed(shipped) else audited
 
 
+def _missing_stages(made_by: Config | None, there: list[Step]) -> Iterator[str]:
+    labels = {step.label for step in there} | {"assemble"}
+    for label in stages_with_rows(made_by) if made_by is not None else ():
+        if label not in labels:
+            yield f"{label}: file: not there, or not complete, though the shipped rows were made of it"
+
+
 def _faults_of_files(config: VerifyConfig, found: Survey) -> Iterator[object]:
     if not is_closed(Folder(config.dataset)):  # else the audit has looked at files and ids
         yield from found.unread
-        yield from check_ids([list(found.ids)])
+        yield from check_ids([list(found.ids)], found.rows)
 
 
 def _execute(
@@ -123,7 +136,7 @@ def _execute(
 ) -> tuple[tuple[Mismatch, ...], Totals]:
     sandbox = config.sandbox or (made_by.sandbox if made_by else SandboxConfig())
     source = reexecute.ShippedRows(config.dataset, found.slices, config.fraction, config.seed)
-    with _state(config, run) as folder, StageBar(console, "verify", source.expected_rows, "rows") as bar:
+    with _state(config, run, console) as folder, StageBar(console, "verify", source.expected_rows, "rows") as bar:
 
         def on_shard(entry: ShardEntry) -> None:
             bar.advance(entry.totals.rows)
@@ -143,9 +156,16 @@ def _mismatches(verified: Dataset) -> Iterator[Mismatch]:
 
 
 @contextmanager
-def _state(config: VerifyConfig, run: Folder | None) -> Iterator[Folder]:
+def _state(config: VerifyConfig, run: Folder | None, console: Console) -> Iterator[Folder]:
+    """Held by one verification at a time."""
     if config.state is not None or run is not None:
-        yield Folder(config.state) if config.state is not None else run / STATE  # type: ignore[operator]  # one of them is there
+        folder = Folder(config.state) if config.state is not None else run / STATE  # type: ignore[operator]  # one of them is there
+        with ExitStack() as held:
+            try:
+                held.enter_context(Lease(folder, console.print))
+            except StorageError as error:
+                raise StorageError(f"{error}; or give state=/a/folder where the verification may keep what it has done") from error
+            yield folder
         return
     if config.cluster.address != "local":
         raise ConfigError("state: give a folder that all nodes share (there is no run to keep it in)")
@@ -153,11 +173,13 @@ def _state(config: VerifyConfig, run: Folder | None) -> Iterator[Folder]:
         yield Folder(folder)
 
 
-def _checked(audited: Audit) -> tuple[str, ...]:
+def _checked(audited: Audit, run: Folder | None) -> tuple[str, ...]:
     if not audited.rows:
         return ("ids of all rows are compared",)
     stages = ", ".join(f"{label} {rows:,}" for label, rows in audited.rows.items())
-    return (f"{audited.shards:,} shards of {len(audited.rows)} data sets (rows: {stages})", f"what these rows cost: {audited.cost}")
+    held = held_by(run) if run is not None else {}
+    lines = (f"{audited.shards:,} shards of {len(audited.rows)} data sets (rows: {stages})", f"what these rows cost: {audited.cost}")
+    return (*lines, balance(held, audited.cost)) if held else lines
 
 
 def _unchecked(config: VerifyConfig, made_by: Config | None, audited: Audit) -> tuple[str, ...]:
@@ -166,8 +188,6 @@ def _unchecked(config: VerifyConfig, made_by: Config | None, audited: Audit) -> 
         found.append("hashes and counts of the shipped files: no manifest (_SUCCESS) in the data set")
     if made_by is None:
         found.append(f"conservation and lineage over the stages, costs: {_NO_RUN}")
-    else:
-        found += [f"{label}: not there, or not complete" for label in stages_with_rows(made_by) if label not in audited.rows]
     if config.fraction < 1:
         found.append(f"the output of the rows that fraction={config.fraction:g} left out")
     if config.state is None and made_by is None and config.fraction:

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,13 @@ import pyarrow.parquet as pq
 from caco_ray.errors import RunDirError
 from caco_ray.schema import OF_STAGE
 from caco_ray.store.folder import Folder
-from caco_ray.store.manifest import ENTRY, PART, ShardEntry, Totals, add_up
+from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, PART, ShardEntry, Totals, add_up, entry_name, parse
 
 STAGE_FILE = "stage.json"
 SUCCESS_FILE = "_SUCCESS"
-COLLECTED_FILE = "entries.json"
-DATA, MANIFEST = "data", "manifest"
+COLLECTED = "entries"
+DERIVED = ("README.md", "jsonl")  # written from the rows of a closed dataset: `DatasetWriter.close` deletes those of before
+_OURS = {STAGE_FILE, SUCCESS_FILE, COLLECTED, DATA, MANIFEST, "attempts", *DERIVED}
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Dataset:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         try:
-            body = json.loads(folder.read(SUCCESS_FILE))
+            body = parse(folder.read(SUCCESS_FILE))
             self.info = StageInfo(**{key: body[key] for key in StageInfo.__dataclass_fields__})
             self.seconds: float = body["seconds"]
-            self.entries = [ShardEntry.from_fields(entry) for entry in body["entries"]]
+            self.entries: list[ShardEntry] = [_entry(each) for each in body["entries"]]
         except FileNotFoundError:
             raise RunDirError(f"{folder}: not complete; run the stages before this one first") from None
         except (ValueError, TypeError, KeyError) as error:
@@ -62,11 +64,7 @@ class Dataset:
         """Rows of one shard, checked against the recorded hash and the columns of its stage."""
         if shard not in self._of_shard:
             raise RunDirError(f"{self.folder}/{SUCCESS_FILE}: damaged (no shard {shard}); delete it and run the same command again")
-        table = read_entry(self.folder, self._of_shard[shard])
-        check_columns(self.folder, self.info.stage, table.schema)
-        if not kept_only:
-            return table
-        return table.filter(pc.and_(pc.is_null(table["reject_reason"]), pc.is_null(table["infra_error"])))
+        return read_rows(self.folder, self.info.stage, self._of_shard[shard], kept_only=kept_only)
 
     def tables(self, *, kept_only: bool = True) -> Iterator[pa.Table]:
         """All shards, one at a time."""
@@ -79,8 +77,40 @@ class Dataset:
             yield from table.to_pylist()
 
 
+def _entry(fields: Any) -> ShardEntry:
+    return fields if isinstance(fields, ShardEntry) else ShardEntry.from_fields(fields)
+
+
 def is_closed(folder: Folder) -> bool:
     return folder.exists(SUCCESS_FILE)
+
+
+def read_shard(folder: Folder, shard: int, *, kept_only: bool = True) -> pa.Table:
+    """As `Dataset.read`, for a worker that wants one shard of a closed dataset: by the shard's own entry, so that the work of all
+    workers does not grow with the square of the number of shards.
+
+    Raises:
+        RunDirError: see `Dataset`.
+    """
+    try:
+        stage = json.loads(folder.read(STAGE_FILE))["stage"]
+        entry = ShardEntry.from_json(folder.read(entry_name(shard)))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return Dataset(folder).read(shard, kept_only=kept_only)  # the closing file holds all that the others tell
+    return read_rows(folder, stage, entry, kept_only=kept_only)
+
+
+def read_rows(folder: Folder, stage: str, entry: ShardEntry, *, kept_only: bool) -> pa.Table:
+    """Rows of one committed shard of `stage`, checked against the recorded hash and the columns.
+
+    Raises:
+        RunDirError: its file is missing or damaged, or of another version.
+    """
+    table = read_entry(folder, entry)
+    check_columns(folder, stage, table.schema)
+    if not kept_only:
+        return table
+    return table.filter(pc.and_(pc.is_null(table["reject_reason"]), pc.is_null(table["infra_error"])))
 
 
 def read_entry(folder: Folder, entry: ShardEntry) -> pa.Table:
@@ -138,29 +168,40 @@ def committed(folder: Folder, known: Mapping[int, ShardEntry] | None = None) -> 
     return dict(sorted(entries.items()))
 
 
-def check_files(folder: Folder, info: StageInfo, entries: Mapping[int, ShardEntry]) -> None:
-    """Refuse a directory with files of others in it, or without files of its own; one listing, nothing is opened.
+def check_files(folder: Folder, info: StageInfo, entries: Iterable[ShardEntry]) -> list[str]:
+    """Refuse a directory with files of others in it, or without files of its own; listings only, nothing is opened. Returns parts that no
+    entry names: commits on their way or, in a closed stage, late ones that were killed.
 
     Raises:
         RunDirError: names the file.
     """
+    if unknown := strangers(folder):
+        raise foreign(folder, unknown[0])
     there = {f"{DATA}/{name}" for name in folder.names(DATA)}
-    strangers = sorted(name for name in there if PART.fullmatch(name) is None)
-    if strangers:
-        raise foreign(folder, strangers[0])
-    for entry in entries.values():
+    unnamed = set(there)
+    for entry in entries:
+        unnamed.discard(entry.file)
         if entry.file not in there:
             raise RunDirError(f"{folder}/{entry.file}: missing, though the manifest names it{_how_to_repair()}")
         if entry.fingerprint not in ("", info.fingerprint):
             raise RunDirError(f"{folder}/{entry.file}: shard {entry.shard} is of another config{_how_to_repair()}")
+    return sorted(unnamed)
+
+
+def strangers(folder: Folder) -> list[str]:
+    """Files that no stage makes, by name in the folder of a dataset."""
+    found = [name for name in folder.names() if name not in _OURS]
+    found += [f"{DATA}/{name}" for name in folder.names(DATA) if not PART.fullmatch(f"{DATA}/{name}")]
+    return found + [f"{MANIFEST}/{name}" for name in folder.names(MANIFEST) if not ENTRY.fullmatch(name)]
 
 
 def foreign(folder: Folder, name: str) -> RunDirError:
     return RunDirError(f"{folder}/{name}: no file of this stage; take it away, or have the same command with repair=all do so")
 
 
-def check_same_stage(folder: Folder, info: StageInfo) -> None:
-    """Refuse a directory that another config made, naming what differs.
+def check_same_stage(folder: Folder, info: StageInfo, *, trust: bool = False) -> bool:
+    """Refuse a directory that another config made, naming what differs. Says whether `stage.json` is lost or damaged, and the directory
+    known as ours by what is committed in it (or taken for ours where nothing tells, with `trust`).
 
     Raises:
         RunDirError: see above.
@@ -171,15 +212,43 @@ def check_same_stage(folder: Folder, info: StageInfo) -> None:
     except FileNotFoundError:
         there = folder.names()
         if STAGE_FILE in there:  # another driver was faster
-            check_same_stage(folder, info)
-        elif there:
+            return check_same_stage(folder, info)
+        if there and not {SUCCESS_FILE, MANIFEST} & set(there):
             raise RunDirError(f"{folder}: holds {there[0]!r}, which no stage of this run made; choose another run.dir") from None
-        return
+        return bool(there) and _is_ours(folder, info, "missing", trust)
     except (ValueError, TypeError, KeyError) as error:
-        raise RunDirError(f"{folder}/{STAGE_FILE}: damaged ({error}); choose another run.dir") from error
+        return _is_ours(folder, info, f"damaged ({error})", trust)
     if made_by != info.fingerprint:
         difference = "; ".join(differences(its_settings, info.settings)) or "an earlier stage differs"
         raise RunDirError(f"{folder}: made by another config ({difference}); choose another run.dir, or set it back")
+    return False
+
+
+def _is_ours(folder: Folder, info: StageInfo, state: str, trust: bool) -> bool:
+    found = _fingerprints(folder)
+    if info.fingerprint in found or (trust and not found):
+        return True
+    if found:
+        raise RunDirError(f"{folder}: made by another config (its {STAGE_FILE} is {state}); choose another run.dir, or set it back")
+    how = "the same command with repair=all takes it for this config's"
+    raise RunDirError(f"{folder}/{STAGE_FILE}: {state}, and no file beside it tells which config made it; {how}")
+
+
+def _fingerprints(folder: Folder) -> set[str]:
+    """Of the configs that the closing file and the entries tell of."""
+    names = [SUCCESS_FILE] if is_closed(folder) else []
+    names += [f"{MANIFEST}/{name}" for name in folder.names(MANIFEST) if ENTRY.fullmatch(name)]
+    found: set[str] = set()
+    for body in folder.read_many(names):
+        with suppress(ValueError, TypeError, KeyError):
+            found.add(str(json.loads(body)["fingerprint"]))
+    return found - {""}
+
+
+def restore_stage_file(folder: Folder, info: StageInfo) -> None:
+    """Write it again, once `check_same_stage` found it lost."""
+    told = {"stage": info.stage, "fingerprint": info.fingerprint, "settings": info.settings, "restored": True}
+    folder.write(STAGE_FILE, json.dumps(told, indent=1, sort_keys=True).encode())
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

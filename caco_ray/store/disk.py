@@ -45,6 +45,7 @@ class Disk:
             if not os.path.isdir(path):
                 raise
             shutil.rmtree(path)
+        _sync_folder(os.path.dirname(path))
 
     def move(self, path: str, target: str) -> None:
         _make_folder(os.path.dirname(target))

@@ -2,18 +2,35 @@
 
 fsspec drivers raise whatever their client library raises (botocore, aiohttp, google.auth, ...): there is no common base class, so this is
 the one place that catches `Exception`. `FileExistsError` and `FileNotFoundError` are answers, not faults, and pass.
+
+Faults that pass by themselves (a server that restarts, a store that asks to slow down) are waited out first: `persistently`.
 """
 
 import errno
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from caco_ray.errors import CacoError, StorageError
 
+Result = TypeVar("Result")
+
+WAITS_S = (0.5, 2.0, 8.0)  # before the second, third and fourth try
+_PASSING = {
+    errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT,
+    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH,
+}  # fmt: skip
+_PASSING_CODES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "OperationAborted"}
+# Of botocore, aiohttp and fsspec.
+_PASSING_NAMES = {
+    "FSTimeoutError", "ConnectTimeoutError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "HTTPClientError",
+    "IncompleteRead", "ResponseStreamingError", "ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError",
+}  # fmt: skip
 _BY_ERRNO = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another run.dir, or mount it writable",
+    errno.EROFS: "the file system is read-only; choose another folder, or mount it writable",
     errno.EACCES: "no permission; check its owner and mode, or your credentials",
     errno.EPERM: "no permission; check its owner and mode, or your credentials",
     errno.ESTALE: "the network file system lost its server; run the same command again",
@@ -60,6 +77,32 @@ def storage_errors(path: str, *, writing: bool = False) -> Iterator[None]:
         raise StorageError(f"{path}: {explain(error)}") from error
 
 
+def persistently(action: Callable[[], Result]) -> Result:
+    """Do it, and again after a while where a fault may pass by itself. `action` must bear being carried out twice.
+
+    Raises:
+        Exception: what the last try raised.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return action()
+        except Exception as error:  # see the module's docstring
+            if not passes(error):
+                raise
+        time.sleep(wait_s)
+    return action()
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same call may succeed a moment later."""
+    if isinstance(error, FileNotFoundError | FileExistsError | CacoError):
+        return False
+    if code := error_code(error):  # a driver gives most answers of a store the errno EIO
+        return code in _PASSING_CODES or _http_status(error) in (429, 500, 502, 503, 504)
+    named = {kind.__name__ for kind in type(error).__mro__} & _PASSING_NAMES
+    return bool(named) or isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _PASSING)
+
+
 def explain(error: Exception) -> str:
     """The line for one exception."""
     number = error.errno if isinstance(error, OSError) else None
@@ -71,8 +114,16 @@ def explain(error: Exception) -> str:
 
 def error_code(error: BaseException) -> str:
     """The store's own code of a fault, or an empty string."""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _http_status(error: BaseException) -> object:
+    return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+
+
+def _response(error: BaseException) -> dict[str, Any]:
     for place in (error, error.__cause__):
         response = getattr(place, "response", None)
         if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-    return ""
+            return response
+    return {}

@@ -65,7 +65,7 @@ class Lease:
         self._folder, self._say, self._beat_s, self._stale_s = run / _DRIVERS, say, beat_s, stale_s
         self._me = _this_process()
         self._number = 0
-        self._lost: Holder | None = None
+        self._lost = ""  # why the directory is not ours any more
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
@@ -82,8 +82,8 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        if self._lost is not None:
-            raise RunDirError(f"{self._folder}: taken over by another driver ({self._lost}) while this one stood still; it goes on there")
+        if self._lost:
+            raise RunDirError(self._lost)
         with suppress(StorageError):  # we end anyway: the next driver finds us dead
             self._write(released=True)
 
@@ -93,6 +93,10 @@ class Lease:
         other = replace(self._me, token="", beats=-1)
         if self._folder.create(_name(number), _to_json(other)):
             raise StorageError(f"{self._folder}: this storage lets two writers create one name; use a disk or a store that refuses it")
+        latest = _latest(self._folder)
+        if latest is not None and latest[0] > number:  # others came and went since we looked, and one of them swept this number away
+            self._folder.delete(_name(number))
+            return
         self._number = number
         for name in self._folder.names():
             if (match := _NUMBERED.fullmatch(name)) and int(match[1]) < number:
@@ -127,18 +131,23 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):
-            with suppress(StorageError):  # a store that is away for a while: commits will say so if it stays away
+            try:
                 latest = _latest(self._folder)
-                if latest is not None and latest[0] > self._number:
-                    self._lost = latest[1]
-                    self._end_process()
-                    return
-                self._write(released=False)
+                if latest is None or latest[0] <= self._number:
+                    self._write(released=False)
+                    continue
+                self._lost = f"{self._folder}: taken over by another driver ({latest[1]}) while this one stood still; it goes on there"
+            except StorageError:  # a store that is away for a while: commits will say so if it stays away
+                continue
+            except RunDirError as error:  # without a beat we would be taken for dead, and worked against
+                self._lost = f"{error}; this driver cannot show any more that it is alive, and ends"
+            self._end_process()
+            return
 
     def _end_process(self) -> None:
         """As Ctrl-C: it wakes what waits. A shell's background job ignores that, and is ended without more."""
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            self._say(f"{self._folder}: taken over by another driver ({self._lost}) while this one stood still; it goes on there")
+            self._say(self._lost)
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGTERM)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -13,11 +14,13 @@ import pyarrow.compute as pc
 from caco_ray.errors import StageContractError
 from caco_ray.schema import is_measured
 
+DATA, MANIFEST = "data", "manifest"
 PART = re.compile(r"data/part-(\d{6,})-[0-9a-f]+\.parquet")
 ENTRY = re.compile(r"(\d{6,})\.json")
+_SHARED = ("fingerprint", "model", "prompt", "code_version")  # by nearly all shards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Rows by fate. `rows_in * fan_out == rows == kept + sum(rejected) + quarantined`; `sums` adds up the counters of the rows."""
 
@@ -29,9 +32,9 @@ class Totals:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """One committed shard: where its rows are and what became of them."""
+    """One committed shard: where its rows are and what became of them. A driver holds one for each: about 1 KB."""
 
     shard: int
     file: str
@@ -39,9 +42,13 @@ class ShardEntry:
     size_bytes: int
     seconds: float
     totals: Totals
-    # Both are empty in entries of before they were recorded.
+    # These are empty in entries of before they were recorded.
     fingerprint: str = ""  # of the stage that made it
     content: str = ""  # hash of the columns that are not measured: the same for the same rows on another day
+    # Also empty where no model had a part in the stage.
+    model: str = ""  # name@fingerprint of the weights that its rows were filled by
+    prompt: str = ""
+    code_version: str = ""
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -59,13 +66,36 @@ class ShardEntry:
     def from_fields(fields: Any) -> "ShardEntry":
         """The same from parsed JSON."""
         try:
-            entry = ShardEntry(**{**fields, "totals": Totals(**fields["totals"])})
+            shared = {name: sys.intern(fields.get(name, "")) for name in _SHARED}
+            entry = ShardEntry(**{**fields, **shared, "totals": _totals(**fields["totals"])})
             is_part_of = PART.fullmatch(entry.file)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a manifest entry: {error}") from error
         if is_part_of is None or int(is_part_of[1]) != entry.shard:
             raise ValueError(f"shard {entry.shard} names the file {entry.file!r}")
         return entry
+
+
+def _totals(rejected: dict[str, int], sums: dict[str, float], **counts: int) -> Totals:
+    """All shards share the names of reasons and counters."""
+    return Totals(
+        rejected={sys.intern(name): value for name, value in rejected.items()},
+        sums={sys.intern(name): value for name, value in sums.items()},
+        **counts,
+    )
+
+
+def parse(body: bytes) -> Any:
+    """JSON in which each entry becomes a `ShardEntry` as soon as it is read: thousands of parsed objects are not held beside them.
+
+    Raises:
+        ValueError: not JSON, or an entry is none.
+    """
+    return json.loads(body, object_hook=lambda fields: ShardEntry.from_fields(fields) if fields.keys() >= {"sha256", "totals"} else fields)
+
+
+def entry_name(shard: int) -> str:
+    return f"{MANIFEST}/{shard:06d}.json"
 
 
 def count_rows(table: pa.Table, rows_in: int, fan_out: int) -> Totals:

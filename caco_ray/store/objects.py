@@ -12,7 +12,7 @@ from caco_ray.errors import StorageError
 from caco_ray.store.faults import error_code
 
 # Protocols whose driver maps `mode="create"` to a condition that the store itself checks. The others look first and write then.
-ATOMIC_CREATE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
+ATOMIC_CREATE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 # Options of the drivers. Listings are never cached: another process may write at any moment. s3fs asks for an object's size before it
 # reads it in parallel parts: for files as small as ours that doubles the round trips.
 _COMMON = {"use_listings_cache": False}
@@ -55,7 +55,9 @@ class Objects:
 
     def move(self, path: str, target: str) -> None:
         """Copied, then deleted: a crash in between leaves both."""
-        self._driver.pipe_file(target, self.read(path))
+        self._driver.invalidate_cache()
+        for name in self._driver.find(path):
+            self._driver.pipe_file(target + name.removeprefix(path), self.read(name))
         self.delete(path)
 
     def write(self, path: str, data: bytes) -> None:

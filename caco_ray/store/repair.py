@@ -1,7 +1,8 @@
 """Find damaged shards of a dataset and take them out, so that the stage makes them again.
 
-What is taken out is not deleted: it lies under `<dataset>/set_aside/`, and with it each shard's old manifest entry. That entry is also the
-memory of a repair that was killed: it stays until the shard was made again and the stages after it know (`replaced`, `forget`).
+What is taken out is not deleted: it lies under `set_aside/<dataset>/` beside the data set, and with it each shard's old manifest entry.
+That entry is also the memory of a repair that was killed: it stays until the shard was made again and the stages after it know
+(`replaced`, `forget`).
 """
 
 from collections.abc import Iterable
@@ -10,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from caco_ray.errors import RunDirError
-from caco_ray.store.dataset import COLLECTED_FILE, DATA, MANIFEST, STAGE_FILE, SUCCESS_FILE, Dataset, StageInfo, is_closed, read_entry
+from caco_ray.store.dataset import COLLECTED, STAGE_FILE, SUCCESS_FILE, Dataset, StageInfo, is_closed, read_entry, strangers
 from caco_ray.store.folder import Folder
-from caco_ray.store.manifest import ENTRY, PART, ShardEntry
-from caco_ray.store.writer import committed_entry, entry_name
+from caco_ray.store.manifest import ENTRY, MANIFEST, PART, ShardEntry, entry_name
+from caco_ray.store.writer import committed_entry
 
-SET_ASIDE = "set_aside"
 _READERS = 4  # shards in memory at once
 
 
@@ -33,8 +33,7 @@ class Fault:
 
 def find_faults(folder: Folder, info: StageInfo) -> list[Fault]:
     """Read every committed shard of a stage and compare it with its entry."""
-    faults = [Fault(f"{DATA}/{name}", "no file of this stage") for name in folder.names(DATA) if not PART.fullmatch(f"{DATA}/{name}")]
-    faults += [Fault(f"{MANIFEST}/{name}", "no file of this stage") for name in folder.names(MANIFEST) if not ENTRY.fullmatch(name)]
+    faults = [Fault(name, "no file of this stage") for name in strangers(folder)]
     entries, damaged = _entries(folder)
     with ThreadPoolExecutor(_READERS) as pool:
         checked = pool.map(lambda entry: _check(folder, info, entry), entries)
@@ -48,11 +47,11 @@ def take_out(folder: Folder, faults: Iterable[Fault]) -> None:
         return
     for fault in faults:
         if fault.shard is None and fault.file != SUCCESS_FILE:
-            folder.move(fault.file, f"{SET_ASIDE}/{fault.file}")
+            folder.move(fault.file, set_aside(folder), fault.file)
     reopen(folder, {fault.shard for fault in faults if fault.shard is not None})
     for fault in faults:
         if fault.shard is not None and PART.fullmatch(fault.file):
-            folder.move(fault.file, f"{SET_ASIDE}/{fault.file}")
+            folder.move(fault.file, set_aside(folder), fault.file)
 
 
 def reopen(folder: Folder, shards: Iterable[int] | None = None) -> None:
@@ -60,11 +59,11 @@ def reopen(folder: Folder, shards: Iterable[int] | None = None) -> None:
     if not folder.exists(STAGE_FILE):
         return
     _restore_manifest(folder)
-    folder.delete(COLLECTED_FILE)  # it would tell of the old ones
+    folder.delete(COLLECTED)  # it would tell of the old ones
     there = {int(match[1]) for name in folder.names(MANIFEST) if (match := ENTRY.fullmatch(name))}
     chosen = sorted(there if shards is None else there & set(shards))
     for shard in chosen:
-        folder.create(_memory(shard), folder.read(entry_name(shard)))
+        set_aside(folder).create(_memory(shard), folder.read(entry_name(shard)))
     folder.delete(SUCCESS_FILE)
     for shard in chosen:
         folder.delete(entry_name(shard))
@@ -72,7 +71,7 @@ def reopen(folder: Folder, shards: Iterable[int] | None = None) -> None:
 
 def replaced(folder: Folder) -> tuple[list[int], list[int]]:
     """Shards that were made again since they were taken out: all of them, and those with other rows than before."""
-    remembered = sorted(int(match[1]) for name in folder.names(SET_ASIDE) if (match := ENTRY.fullmatch(name)))
+    remembered = sorted(int(match[1]) for name in set_aside(folder).names() if (match := ENTRY.fullmatch(name)))
     again, changed = [], []
     for shard in remembered:
         if not folder.exists(entry_name(shard)):
@@ -90,7 +89,7 @@ def replaced(folder: Folder) -> tuple[list[int], list[int]]:
 def forget(folder: Folder, shards: Iterable[int]) -> None:
     """The stages after this one know: the repair of these shards is complete."""
     for shard in shards:
-        folder.delete(_memory(shard))
+        set_aside(folder).delete(_memory(shard))
 
 
 def _entries(folder: Folder) -> tuple[list[ShardEntry], list[Fault]]:
@@ -135,12 +134,18 @@ def _restore_manifest(folder: Folder) -> None:
                 folder.create(entry_name(entry.shard), entry.to_json())
 
 
+def set_aside(folder: Folder) -> Folder:
+    """Beside the data set and not in it: who loads the whole folder must not load damaged files."""
+    above, _, name = folder.url.rpartition("/")
+    return Folder(f"{above or '.'}/set_aside/{name}")
+
+
 def _memory(shard: int) -> str:
-    return f"{SET_ASIDE}/{shard:06d}.json"
+    return f"{shard:06d}.json"
 
 
 def _read_memory(folder: Folder, shard: int) -> ShardEntry | None:
     try:
-        return ShardEntry.from_json(folder.read(_memory(shard)))
+        return ShardEntry.from_json(set_aside(folder).read(_memory(shard)))
     except ValueError:
         return None

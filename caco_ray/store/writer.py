@@ -4,7 +4,10 @@ import hashlib
 import io
 import json
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +16,8 @@ from caco_ray import __version__
 from caco_ray.errors import RunDirError, StageContractError, StorageError
 from caco_ray.schema import is_measured
 from caco_ray.store.dataset import (
-    COLLECTED_FILE,
-    DATA,
-    MANIFEST,
+    COLLECTED,
+    DERIVED,
     STAGE_FILE,
     SUCCESS_FILE,
     Dataset,
@@ -26,7 +28,8 @@ from caco_ray.store.dataset import (
     is_closed,
 )
 from caco_ray.store.folder import Folder
-from caco_ray.store.manifest import PART, ShardEntry, Totals, add_up, count_rows
+from caco_ray.store.made_by import check_one_model, made_by
+from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, PART, ShardEntry, Totals, add_up, count_rows, entry_name, parse
 
 # A request to an object store costs milliseconds of the client's own time: 10,000 entries are read at once, not one by one.
 COLLECT_EVERY = 500
@@ -46,23 +49,32 @@ class DatasetWriter:
         self.schema = schema
         self._known: dict[int, ShardEntry] = {}
         self._closed = False  # when it was opened
-        self._unsaved = 0
+        self._model = ""  # of the committed shards
+        self._unsaved: list[ShardEntry] = []
+        self._collections = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers commit; what the driver knows of all other shards stays with it."""
+        return {**self.__dict__, "_known": {}, "_unsaved": []}
 
     def open(self) -> dict[int, ShardEntry]:
         """Claim the directory and return what is committed in it already."""
-        check_same_stage(self.folder, self.info)
+        lost = check_same_stage(self.folder, self.info)
         body = {**asdict(self.info), "code_version": __version__}
         claim = json.dumps(body, indent=1, sort_keys=True).encode()
-        if not self.folder.exists(STAGE_FILE) and not self.folder.create(STAGE_FILE, claim):
+        if lost:
+            self.folder.write(STAGE_FILE, claim)
+        elif not self.folder.exists(STAGE_FILE) and not self.folder.create(STAGE_FILE, claim):
             check_same_stage(self.folder, self.info)  # another driver was faster
         self._closed = is_closed(self.folder)
         if self._closed:
             self._known = {entry.shard: entry for entry in Dataset(self.folder).entries}
         else:
-            collected = _collected(self.folder)
+            collected, self._collections = _collected(self.folder)
             self._known = committed(self.folder, collected)
-            self._collect(len(self._known.keys() - collected.keys()))
-        check_files(self.folder, self.info, self._known)
+            self._collect(entry for shard, entry in self._known.items() if shard not in collected)
+        check_files(self.folder, self.info, self._known.values())
+        self._model = check_one_model(self.folder, self._known.values())
         return dict(self._known)
 
     def commit(self, shard: int, table: pa.Table, rows_in: int, seconds: float) -> ShardEntry:
@@ -72,13 +84,18 @@ class DatasetWriter:
 
         Raises:
             StageContractError: the rows break the conservation law or are not of the schema; nothing is written.
+            RunDirError: another model made the shards that were committed before; nothing is written.
         """
         totals = count_rows(table, rows_in, self.info.fan_out)
         data = _to_parquet(table, self.schema)
         file = f"{DATA}/part-{shard:06d}-{uuid.uuid4().hex[:12]}.parquet"
         digest = hashlib.sha256(data).hexdigest()
         took = round(max(seconds, 0.0), 3)
-        entry = ShardEntry(shard, file, digest, len(data), took, totals, self.info.fingerprint, content_hash(data))
+        model, prompt = made_by(self.info.stage, table)
+        entry = ShardEntry(
+            shard, file, digest, len(data), took, totals, self.info.fingerprint, content_hash(data), model, prompt, __version__
+        )
+        check_one_model(self.folder, [entry], self._model)
         try:
             self.folder.write(file, data)
             if self.folder.create(entry_name(shard), entry.to_json()):
@@ -92,9 +109,10 @@ class DatasetWriter:
         return first
 
     def note(self, entry: ShardEntry) -> None:
-        """The driver heard of a commit: now and then all entries that it knows are written into one file, which a restart reads first."""
+        """The driver heard of a commit: now and then the new entries are written into one file; a restart reads these files first."""
         self._known[entry.shard] = entry
-        self._collect(1)
+        self._collect([entry])
+        self._model = check_one_model(self.folder, [entry], self._model)
 
     def close(self, seconds: float) -> Totals:
         """Close the stage once every shard is committed: from now on readers trust it. A closed stage is left as it is.
@@ -109,21 +127,19 @@ class DatasetWriter:
         if missing:
             raise RunDirError(f"{self.folder}: shards {missing[:5]} are not committed; run the same command again")
         self._sweep({entry.file for entry in entries.values()})
+        for name in DERIVED:  # of other rows, perhaps: what was closed before and reopened
+            self.folder.delete(name)
         named = [entries[shard] for shard in range(self.info.shards)]
-        body = {
-            **asdict(self.info),
-            "code_version": __version__,
-            "seconds": round(seconds, 3),
-            "entries": [asdict(entry) for entry in named],
-        }
-        self.folder.write(SUCCESS_FILE, json.dumps(body).encode())
+        head = {**asdict(self.info), "code_version": __version__, "seconds": round(seconds, 3)}
+        self.folder.write(SUCCESS_FILE, json.dumps(head).encode()[:-1] + b', "entries": ' + _listed(named) + b"}")
         return add_up(named)
 
-    def _collect(self, more: int) -> None:
-        self._unsaved += more
-        if self._unsaved >= COLLECT_EVERY:
-            self._unsaved = 0
-            self.folder.write(COLLECTED_FILE, json.dumps([asdict(entry) for entry in self._known.values()]).encode())
+    def _collect(self, entries: Iterable[ShardEntry]) -> None:
+        self._unsaved += entries
+        if len(self._unsaved) >= COLLECT_EVERY:
+            self.folder.write(f"{COLLECTED}/{self._collections:06d}.json", _listed(self._unsaved))
+            self._collections += 1
+            self._unsaved = []
 
     def _sweep(self, named: set[str]) -> None:
         """Delete what killed commits left behind. Every shard is recorded, so that no commit still on its way can win."""
@@ -134,18 +150,21 @@ class DatasetWriter:
                     self.folder.delete(file)
 
 
-def _collected(folder: Folder) -> dict[int, ShardEntry]:
-    """Entries of the collection whose files are there. It only spares round trips: which shards are committed the manifest says."""
-    try:
-        entries = [ShardEntry.from_fields(fields) for fields in json.loads(folder.read(COLLECTED_FILE))]
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
-    there = set(folder.names(DATA))
-    return {entry.shard: entry for entry in entries if entry.file.removeprefix(f"{DATA}/") in there}
+def _listed(entries: list[ShardEntry]) -> bytes:
+    """A JSON array, made entry by entry: their fields as objects would take ten times the memory."""
+    return b"[" + b",".join(entry.to_json() for entry in entries) + b"]"
 
 
-def entry_name(shard: int) -> str:
-    return f"{MANIFEST}/{shard:06d}.json"
+def _collected(folder: Folder) -> tuple[dict[int, ShardEntry], int]:
+    """Entries of the collections whose files are there, and the number of the next collection. They only spare round trips: which shards
+    are committed the manifest says."""
+    names = [name for name in folder.names(COLLECTED) if ENTRY.fullmatch(name)]
+    there = set(folder.names(DATA)) if names else set()
+    entries: dict[int, ShardEntry] = {}
+    for body in folder.read_many([f"{COLLECTED}/{name}" for name in names]):
+        with suppress(ValueError, TypeError, AttributeError):
+            entries |= {entry.shard: entry for entry in parse(body) if entry.file.removeprefix(f"{DATA}/") in there}
+    return entries, 1 + max((int(name.removesuffix(".json")) for name in names), default=-1)
 
 
 def committed_entry(folder: Folder, shard: int) -> ShardEntry:

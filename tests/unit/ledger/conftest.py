@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from caco_ray.config import Config, load_config
+from caco_ray.jsonl import export_json_lines
 from caco_ray.ledger import source_of
 from caco_ray.run import FOLDERS
 from caco_ray.schema import OF_STAGE, Row, to_table
@@ -49,6 +50,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source = source_of(stage, config, run)
             given = [source.read(shard) for shard in range(source.shards)]
             _write(run, stage, [(_through(functions, shard.table), shard.rows_in) for shard in given], getattr(source, "fan_out", 1))
+    export_json_lines(Dataset(run / FOLDERS["assemble"]))
     return folder
 
 
@@ -134,5 +136,8 @@ def tamper() -> Callable[..., None]:
         pq.write_table(pa.Table.from_pylist(rows_changed(table.to_pylist()), schema=table.schema), file)
         entry |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size_bytes": file.stat().st_size}
         (folder / "_SUCCESS").write_text(json.dumps(body))
+        (folder / f"manifest/{entry['shard']:06d}.json").write_text(json.dumps(entry))
+        if stage == "assemble":
+            export_json_lines(Dataset(Folder(str(folder))))
 
     return change

@@ -1,5 +1,6 @@
 """The proof of a data set on a real Ray: an honest run holds, and each kind of lie is named."""
 
+import errno
 import io
 import json
 import shutil
@@ -13,11 +14,12 @@ from rich.console import Console
 
 from caco_ray import reexecute
 from caco_ray.config import ConfigError, SandboxConfig, validate
-from caco_ray.errors import RunDirError
-from caco_ray.jsonl import export_json_lines
+from caco_ray.errors import RunDirError, StorageError
 from caco_ray.schema import Row
 from caco_ray.shipped import SLICE_ROWS, survey
 from caco_ray.store import Dataset, Folder
+from caco_ray.store.disk import Disk
+from caco_ray.store.lease import Lease
 from caco_ray.verify import Verification, VerifyConfig, verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -90,12 +92,52 @@ def test_damaged_and_missing_files_are_named_and_the_rest_is_checked(run: Path, 
 
 
 def test_json_lines_beside_the_parquet_are_compared_with_it(run: Path) -> None:
-    dataset = Dataset(Folder(str(run / "dataset")))
-    export_json_lines(dataset)
-    assert audit(run) == ""
     file = run / "dataset" / "jsonl" / "part-000001.jsonl"
     file.write_text(file.read_text().replace('"answer": "', '"answer": "1', 1))
     assert "assemble shard 1: file: " in audit(run) and "not the rows of the Parquet file" in audit(run)
+    file.unlink()
+    assert "assemble shard 1: file: " in audit(run) and "part-000001.jsonl: missing" in audit(run)
+
+
+def test_a_file_that_a_loader_would_take_for_rows_is_a_fault(run: Path) -> None:
+    (run / "dataset" / "extra.parquet").write_bytes(b"rows?")
+    (run / "dataset" / "data" / "part-000000-0123456789ab.parquet").write_bytes(b"left by a killed commit")
+    found = audit(run)
+    assert "extra.parquet: no file of this data set" in found and "part-000000-0123456789ab.parquet: no file of this data set" in found
+
+
+@pytest.mark.parametrize("damage", ["gone", "open"])
+def test_a_stage_that_is_gone_or_not_complete_is_a_fault(run: Path, damage: str) -> None:
+    shutil.rmtree(run / "problems") if damage == "gone" else (run / "problems" / "_SUCCESS").unlink()
+    assert "reverse: file: not there, or not complete" in audit(run)
+
+
+def test_nothing_proved_is_said(run: Path) -> None:
+    result = check(run / "dataset", fraction=1e-9)
+    assert not result.holds and "draws none of" in result.faults[0]
+    for file in (run / "dataset" / "data").glob("*.parquet"):
+        pq.write_table(pq.read_table(file).slice(0, 0), file)
+    (run / "dataset" / "_SUCCESS").unlink()
+    result = check(run / "dataset", fraction=0)
+    assert not result.holds and "no rows" in "\n".join(result.faults)
+
+
+def test_a_run_that_cannot_be_written_asks_for_another_place(run: Path, monkeypatch) -> None:
+    real = Disk.create
+
+    def read_only(self: Disk, path: str, data: bytes) -> bool:
+        if path.startswith(f"{run}/verification"):
+            raise OSError(errno.EROFS, "read-only")
+        return real(self, path, data)
+
+    monkeypatch.setattr(Disk, "create", read_only)
+    with pytest.raises(StorageError, match="state=/a/folder"):
+        check(run / "dataset")
+
+
+def test_two_verifications_do_not_share_a_state(run: Path, tmp_path: Path) -> None:
+    with Lease(Folder(str(tmp_path / "state")), print), pytest.raises(RunDirError, match="another driver is at work"):
+        check(run / "dataset", state=str(tmp_path / "state"))
 
 
 def test_a_copied_folder_is_checked_as_far_as_that_goes(run: Path, tmp_path: Path) -> None:
@@ -220,3 +262,11 @@ def test_a_file_that_is_not_parquet_is_a_fault(run: Path, tmp_path: Path) -> Non
     result = check(alone, fraction=0.5)
     assert not result.holds and "junk.parquet: file: not a Parquet file" in result.faults[0]
     assert result.totals is not None and 0 < result.totals.kept < shipped_rows(run)
+
+
+def test_rows_of_two_models_in_one_stage_are_a_fault(run: Path) -> None:
+    file = run / "programs" / "_SUCCESS"
+    body = json.loads(file.read_text())
+    body["entries"][1]["model"] = "another@1"
+    file.write_text(json.dumps(body))
+    assert "scale: model: " in audit(run) and "shard 1 were made by the model another@1, those of other shards by fake" in audit(run)

@@ -19,9 +19,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from store_rows import info, rows
 
+from caco_ray.jsonl import export_json_lines, is_exported, json_lines, json_name
 from caco_ray.schema import SEED
 from caco_ray.store import Dataset, DatasetWriter, Folder, disk, objects, writer
-from caco_ray.store.repair import find_faults, forget, replaced, take_out
+from caco_ray.store.dataset import is_closed
+from caco_ray.store.repair import find_faults, forget, reopen, replaced, take_out
 
 SHARDS = 4
 MOST_STEPS = 150  # more than an undisturbed run has file operations
@@ -83,13 +85,13 @@ def storage(kind: str) -> Iterator[Storage]:
         yield Storage("crashing://bucket/ds")
 
 
-def session(folder: Folder) -> None:
+def session(folder: Folder, tag: str = "") -> None:
     """What a driver and its workers do with the storage."""
     stage = DatasetWriter(folder, info(shards=SHARDS), SEED)
     done = stage.open()
     for shard in range(SHARDS):
         if shard not in done:
-            stage.note(stage.commit(shard, rows(shard), 4, 0.0))
+            stage.note(stage.commit(shard, rows(shard, tag=tag), 4, 0.0))
     stage.close(1.0)
 
 
@@ -142,6 +144,48 @@ def test_any_crashes_on_an_object_store_leave_what_a_restart_completes(sessions:
         for mishap in sessions:
             live_through(place, mishap, session, drivers)
         check_whole(place)
+
+
+def is_shipped(folder: Folder) -> bool:
+    """As `Run.is_done` asks."""
+    return is_closed(folder) and folder.exists("README.md") and is_exported(Dataset(folder))
+
+
+def ship(folder: Folder, tag: str) -> None:
+    """What `assemble` does with the storage: the rows, and then what is written from them."""
+    if not is_shipped(folder):
+        session(folder, tag)
+        export_json_lines(Dataset(folder))
+        folder.write("README.md", b"card")
+
+
+def ship_other_rows(folder: Folder) -> None:
+    reopen(folder)
+    ship(folder, "new")
+
+
+def check_shipped(place: Storage) -> bool:
+    """Whoever is told that the data set is shipped finds the same rows in both formats."""
+    with place.under(None) as folder:
+        if not is_shipped(folder):
+            return False
+        dataset = Dataset(folder)
+        assert all(folder.read(json_name(shard)) == json_lines(dataset.read(shard)) for shard in range(SHARDS))
+        return True
+
+
+@given(kind=st.sampled_from(["disk", "store"]), sessions=st.lists(mishaps, min_size=1, max_size=3))
+@QUIET
+def test_no_crash_leaves_json_lines_of_other_rows(kind: str, sessions: list[Mishap]) -> None:
+    with storage(kind) as place:
+        with place.under(None) as folder:
+            ship(folder, "old")
+        for mishap in sessions:
+            live_through(place, mishap, ship_other_rows, 1)
+            check_shipped(place)
+        with place.under(None) as folder:
+            ship(folder, "new")
+        assert check_shipped(place)
 
 
 def mend(folder: Folder, untold: set[int]) -> None:

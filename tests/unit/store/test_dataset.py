@@ -1,6 +1,8 @@
 """The commit layer on a real disk, in memory, and on a real S3 server."""
 
 import json
+import pickle
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ from store_rows import info, rows
 from caco_ray.errors import RunDirError, StageContractError
 from caco_ray.schema import SEED
 from caco_ray.store import Dataset, DatasetWriter, Folder
-from caco_ray.store.dataset import differences
+from caco_ray.store.dataset import differences, read_shard
 from caco_ray.store.writer import content_hash
 
 
@@ -208,5 +210,46 @@ def test_a_collection_that_is_out_of_date_or_damaged_does_no_harm(folder: Folder
     assert set(again.open()) == {1}
     made = again.commit(0, rows(0), 4, 0.1)
     assert DatasetWriter(folder, info(shards=2), SEED).open()[0] == made
-    folder.write("entries.json", b"[{")
+    folder.write("entries/000000.json", b"[{")
     assert set(DatasetWriter(folder, info(shards=2), SEED).open()) == {0, 1}
+
+
+def test_entries_are_collected_once(folder: Folder, monkeypatch) -> None:
+    """Writing all of them again and again grows with the square of the shards."""
+    monkeypatch.setattr("caco_ray.store.writer.COLLECT_EVERY", 2)
+    shards = range(9)
+    for session in (shards[:5], shards[5:]):
+        writer = DatasetWriter(folder, info(shards=9), SEED)
+        writer.open()
+        for shard in session:
+            writer.note(writer.commit(shard, rows(shard), 4, 0.1))
+    told = [entry["shard"] for name in folder.names("entries") for entry in json.loads(folder.read(f"entries/{name}"))]
+    assert sorted(told) == list(range(8))
+    writer.close(1.0)
+    assert [entry.shard for entry in Dataset(folder).entries] == list(shards)
+
+
+def test_a_writer_travels_without_what_the_driver_knows(tmp_path) -> None:
+    folder = Folder(str(tmp_path / "ds"))
+    writer = DatasetWriter(folder, info(shards=300), SEED)
+    writer.open()
+    before = len(pickle.dumps(writer))
+    entry = writer.commit(0, rows(0), 4, 0.1)
+    for shard in range(300):
+        writer.note(replace(entry, shard=shard))
+    assert len(pickle.dumps(writer)) == before
+    pickle.loads(pickle.dumps(writer)).commit(1, rows(1), 4, 0.1)
+
+
+def test_a_worker_reads_one_shard_without_what_is_recorded_of_all(folder: Folder, monkeypatch) -> None:
+    writer = DatasetWriter(folder, info(), SEED)
+    writer.open()
+    for shard in range(2):
+        writer.commit(shard, rows(shard), 4, 0.1)
+    writer.close(1.0)
+    expected = Dataset(folder).read(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "__init__", lambda *_: pytest.fail("opened the whole data set"))
+        assert read_shard(folder, 1).equals(expected)
+    folder.delete("manifest")
+    assert read_shard(folder, 1).equals(expected), "the closing file has all entries"

@@ -1,5 +1,6 @@
 """The two writes on a disk, in memory and on a real S3 server, and what each storage says when it refuses."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import fsspec
 import pytest
 
 from caco_ray.errors import StorageError
-from caco_ray.store import Folder
+from caco_ray.store import Folder, faults
+from caco_ray.store.disk import Disk
 from caco_ray.store.faults import explain
 
 
@@ -46,9 +48,12 @@ def test_write_names_move_and_delete(folder: Folder) -> None:
     folder.write("b/y", b"4")
     assert folder.names() == ["a", "b"] and folder.names("a") == ["x"] and folder.names("a", hidden=True) == [".hidden", "x"]
     assert folder.read_many(["b/y", "a/x"]) == [b"4", b"2"]
-    folder.move("a/x", "c/z")
-    folder.move("a/x", "c/z")  # absent by now: nothing happens
+    folder.move("a/x", folder / "c", "z")
+    folder.move("a/x", folder / "c", "z")  # absent by now: nothing happens
     assert folder.read("c/z") == b"2" and not folder.exists("a/x")
+    folder.write("d/e/f", b"5")
+    folder.move("d", folder / "c", "d")
+    assert folder.read("c/d/e/f") == b"5" and not folder.exists("d")
     folder.delete("a")
     folder.delete("a")
     assert folder.names() == ["b", "c"]
@@ -68,6 +73,58 @@ def test_a_lost_reply_does_not_turn_the_winner_into_a_loser(s3: Folder, door) ->
     door.next("PUT", "/entry.json", "lose_reply")  # the client repeats the PUT, and the name is taken: by itself
     assert s3.create("manifest/entry.json", b"mine")
     assert len([path for method, path in door.requests if method == "PUT" and path.endswith(f"{s3.url[5:]}/manifest/entry.json")]) == 2
+
+
+CALLS = {
+    "read": lambda folder: folder.read("a/x"),
+    "exists": lambda folder: folder.exists("a/x"),
+    "names": lambda folder: folder.names("a"),
+    "write": lambda folder: folder.write("a/x", b"2"),
+    "create": lambda folder: folder.create("a/y", b"2"),
+    "delete": lambda folder: folder.delete("a/x"),
+    "move": lambda folder: folder.move("a/x", "b/x"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("fault", [OSError(errno.ESTALE, "stale"), OSError(errno.EIO, "I/O"), TimeoutError("slow")])
+def test_a_hiccup_is_waited_out(tmp_path, monkeypatch, call: str, late: bool, fault: OSError) -> None:
+    """`late`: the call was carried out, and its reply lost."""
+    monkeypatch.setattr(faults, "WAITS_S", (0,))
+    folder, real, tries = Folder(str(tmp_path)), getattr(Disk, call), []
+    folder.write("a/x", b"1")
+
+    def flaky(*arguments: object) -> object:
+        tries.append(1)
+        result = real(*arguments) if late or len(tries) == 2 else None
+        if len(tries) != 2:
+            raise fault
+        return result
+
+    expected = {"read": b"1", "exists": True, "names": ["x"], "create": True}.get(call)
+    monkeypatch.setattr(Disk, call, flaky)
+    assert CALLS[call](folder) == expected and len(tries) == 2
+    if not late:
+        with pytest.raises(StorageError):
+            CALLS[call](folder)
+        assert len(tries) == 4, "not for ever"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_what_does_not_pass_is_not_tried_again(tmp_path, monkeypatch, number: int) -> None:
+    tries: list[int] = []
+    monkeypatch.setattr(Disk, "write", lambda *_: tries.append(1) or (_ for _ in ()).throw(OSError(number, "no")))
+    with pytest.raises(StorageError):
+        Folder(str(tmp_path)).write("x", b"")
+    assert len(tries) == 1
+
+
+def test_a_store_that_asks_to_slow_down_is_asked_again(s3: Folder, door, monkeypatch) -> None:
+    monkeypatch.setattr(faults, "WAITS_S", (0, 0, 0))
+    for _ in range(6):  # more often than the driver asks by itself
+        door.next("PUT", "/entry.json", "SlowDown")
+    assert s3.create("manifest/entry.json", b"mine") and s3.read("manifest/entry.json") == b"mine"
 
 
 def test_conflicting_puts_are_repeated(s3: Folder, door) -> None:
@@ -103,7 +160,8 @@ def test_a_missing_bucket_is_named(door) -> None:
 _TRY = """
 import sys
 from caco_ray.errors import StorageError
-from caco_ray.store import Folder
+from caco_ray.store import Folder, faults
+faults.WAITS_S = ()
 try:
     Folder(sys.argv[1]).{call}
 except StorageError as error:

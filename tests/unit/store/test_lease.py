@@ -112,6 +112,29 @@ def test_a_driver_that_was_taken_over_ends_and_says_so(tmp_path) -> None:
     assert "RunDirError" in said and "taken over by another driver" in said and "node-7" in said
 
 
+def test_a_driver_whose_lease_is_damaged_ends_and_says_so(tmp_path) -> None:
+    folder = Folder(str(tmp_path / "run"))
+    first = subprocess.Popen([sys.executable, "-c", _HOLD, folder.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    folder.write("driver/000002.json", b"{")
+    _, said = first.communicate(timeout=300)
+    assert "RunDirError" in said and "000002.json: damaged" in said and "cannot show any more that it is alive" in said
+
+
+def test_one_that_looked_long_ago_does_not_hold(folder: Folder) -> None:
+    """Two drivers came and one went between its look and its step."""
+    with Lease(folder, Said()):
+        pass
+    slow = Lease(folder, Said())
+    with Lease(folder, Said()):
+        pass
+    with Lease(folder, Said()):
+        slow._take(2)  # free again: the third driver swept it away
+        assert slow._number == 0 and folder.names("driver") == ["000003.json"]
+        with pytest.raises(RunDirError, match="another driver is at work"):
+            slow.__enter__()
+
+
 def test_one_that_ignores_ctrl_c_ends_too(tmp_path) -> None:
     """What `nohup` and a shell's `&` make of a run."""
     folder = Folder(str(tmp_path / "run"))

@@ -6,8 +6,9 @@ from store_rows import info, rows
 from caco_ray.errors import RunDirError
 from caco_ray.schema import SEED
 from caco_ray.store import Dataset, DatasetWriter, Folder, ShardEntry
-from caco_ray.store.repair import find_faults, forget, reopen, replaced, take_out
-from caco_ray.store.writer import entry_name
+from caco_ray.store.dataset import check_files, check_same_stage, restore_stage_file
+from caco_ray.store.manifest import entry_name
+from caco_ray.store.repair import find_faults, forget, reopen, replaced, set_aside, take_out
 
 SHARDS = 4
 
@@ -33,7 +34,7 @@ def _questions(folder: Folder) -> list[str]:
 def test_a_whole_dataset_has_no_faults(folder: Folder, whole) -> None:
     assert find_faults(folder, info(shards=SHARDS)) == []
     take_out(folder, [])
-    assert folder.exists("_SUCCESS") and not folder.names("set_aside")
+    assert folder.exists("_SUCCESS") and not set_aside(folder).names()
 
 
 def test_only_the_damaged_shards_are_made_again(folder: Folder, whole) -> None:
@@ -51,7 +52,8 @@ def test_only_the_damaged_shards_are_made_again(folder: Folder, whole) -> None:
     take_out(folder, faults)
     with pytest.raises(RunDirError, match="not complete"):
         Dataset(folder)
-    assert folder.read("set_aside/data/notes.txt") == b"mine" and folder.read(f"set_aside/{whole[1].file}") == data[:-1] + b"x"
+    assert set_aside(folder).read("data/notes.txt") == b"mine" and set_aside(folder).read(whole[1].file) == data[:-1] + b"x"
+    assert set(folder.names()) <= {"data", "manifest", "stage.json"}, "who loads the folder does not find what was set aside"
     assert set(_work(folder)) == {1, 2}
     assert _questions(folder) == before and find_faults(folder, info(shards=SHARDS)) == []
     assert replaced(folder) == ([1, 2], [])
@@ -105,17 +107,54 @@ def test_an_entry_under_another_shards_name_is_named(folder: Folder, whole) -> N
         DatasetWriter(folder, info(shards=SHARDS), SEED).open()
 
 
-@pytest.mark.parametrize("name", ["data/holiday.jpg", "data/part-0.parquet", "manifest/notes.json"])
+@pytest.mark.parametrize("name", ["data/holiday.jpg", "data/part-0.parquet", "manifest/notes.json", "extra.parquet"])
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_foreign_file_is_named_and_refused(folder: Folder, whole, name: str, closed: bool) -> None:
     if not closed:
         folder.delete("_SUCCESS")
     folder.write(name, b"x")
-    if closed and name.startswith("manifest"):
-        assert len(_questions(folder)) == SHARDS * 4, "the closing file holds all entries: readers look no further"
-        return
     with pytest.raises(RunDirError, match=f"{name}: no file of this stage"):
         DatasetWriter(folder, info(shards=SHARDS), SEED).open()
+
+
+def test_leftovers_of_killed_commits_are_told_once_the_stage_is_closed(folder: Folder, whole) -> None:
+    orphan = "data/part-000001-0123456789ab.parquet"
+    folder.write(orphan, b"a late commit, killed after the stage was closed")
+    assert check_files(folder, info(shards=SHARDS), whole.values()) == [orphan]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+def test_a_lost_stage_file_is_written_again(folder: Folder, whole, closed: bool, content: bytes | None) -> None:
+    before = _questions(folder)
+    if not closed:
+        folder.delete("_SUCCESS")
+    folder.delete("stage.json") if content is None else folder.write("stage.json", content)
+    with pytest.raises(RunDirError, match="made by another config"):
+        check_same_stage(folder, info(shards=SHARDS, fingerprint="f2"))
+    assert check_same_stage(folder, info(shards=SHARDS))
+    assert _work(folder) == {} and _questions(folder) == before
+    assert not check_same_stage(folder, info(shards=SHARDS))
+
+
+def test_a_lost_stage_file_that_nothing_tells_of_is_left_to_the_user(folder: Folder, whole) -> None:
+    folder.write("stage.json", b"{")
+    for name in ["_SUCCESS", *(entry_name(shard) for shard in range(SHARDS))]:
+        folder.write(name, b"{")
+    with pytest.raises(RunDirError, match="repair=all takes it for this config's"):
+        check_same_stage(folder, info(shards=SHARDS))
+    assert check_same_stage(folder, info(shards=SHARDS), trust=True)
+    restore_stage_file(folder, info(shards=SHARDS))
+    take_out(folder, find_faults(folder, info(shards=SHARDS)))
+    assert set(_work(folder)) == set(range(SHARDS))
+
+
+def test_what_was_made_of_other_rows_is_gone_when_the_stage_is_closed_again(folder: Folder, whole) -> None:
+    folder.write("README.md", b"the card of the old rows")
+    folder.write("jsonl/part-000000.jsonl", b"{}")
+    reopen(folder, [0])
+    _work(folder, tag="new")
+    assert not folder.exists("README.md") and folder.names("jsonl") == []
 
 
 def test_entries_that_only_the_closing_file_has_left_survive_a_repair(folder: Folder, whole) -> None:
@@ -128,4 +167,4 @@ def test_entries_that_only_the_closing_file_has_left_survive_a_repair(folder: Fo
 def test_what_is_no_stage_is_left_alone(folder: Folder) -> None:
     folder.write("model/weights", b"x")
     reopen(folder)
-    assert find_faults(folder, info()) == [] and folder.names() == ["model"]
+    assert folder.names() == ["model"]
