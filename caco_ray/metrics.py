@@ -19,10 +19,12 @@ STAGE_SECONDS = Metric("caco_stage_seconds", "gauge", "Seconds that the stage ha
 HELD_SECONDS = Metric(
     "caco_held_seconds_total", "counter", "Seconds of each core (CPU) and GPU that the stage holds, idle or not", ("stage", "resource")
 )
+SECONDS_LEFT = Metric("caco_stage_seconds_left", "gauge", "Seconds until the end of the stage, at the mean pace so far", ("stage",))
 TOKENS = Metric("caco_tokens_total", "counter", "Tokens of finished requests", ("stage", "direction"))
 CACHE_HITS = Metric("caco_prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache", ("stage",))
 ENGINE_RUNNING = Metric("caco_engine_running", "gauge", "Requests that the engine works on", ("stage",))
 ENGINE_WAITING = Metric("caco_engine_waiting", "gauge", "Requests that wait for their turn", ("stage",))
+ENGINE_IDLE = Metric("caco_engine_idle_ratio", "gauge", "Share of the last seconds in which the engine had no request", ("stage",))
 SANDBOX_SECONDS = Metric(
     "caco_sandbox_seconds", "histogram", "Wall time of one program, seconds", ("status",), (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 )
@@ -42,5 +44,8 @@ TRAINING = tuple(
     }.items()
 )
 
-METRICS = (ROWS, INFRA_ERRORS, STAGE_SECONDS, HELD_SECONDS, TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, SANDBOX_SECONDS)
+METRICS = (
+    ROWS, INFRA_ERRORS, STAGE_SECONDS, SECONDS_LEFT, HELD_SECONDS,
+    TOKENS, CACHE_HITS, ENGINE_RUNNING, ENGINE_WAITING, ENGINE_IDLE, SANDBOX_SECONDS,
+)  # fmt: skip
 RAY_METRICS = ("ray_node_gpus_utilization", "ray_node_disk_free", "ray_node_disk_usage")  # Ray's own, that alerts and panels use

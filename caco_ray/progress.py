@@ -49,15 +49,24 @@ class StageBar:
     def set(self, done: int, total: int, note: str = "") -> None:
         """`done` of `total` units are done, where the total is known only when the work has begun."""
         self._done, self._total = done, total
-        now = time.monotonic()
-        rate = (self._done - self._done_before) / max(now - self._started, 1e-6)
+        now, rate = time.monotonic(), self._rate()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, total=self._total, rate=f"{rate:,.1f} {self._unit}/s", note=note)
         elif now - self._last_line >= LOG_EVERY_S:
             self._last_line = now
-            left = (self._total - self._done) / rate if rate > 0 else 0
-            line = f"  {self._stage}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {format_seconds(left)} left"
+            left = format_seconds(self.seconds_left or 0)
+            line = f"  {self._stage}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {left} left"
             self._console.print(f"{line}  {note}".rstrip())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the mean pace so far; None before the first unit."""
+        rate = self._rate()
+        return (self._total - self._done) / rate if rate > 0 else None
+
+    def _rate(self) -> float:
+        """Units per second."""
+        return (self._done - self._done_before) / max(time.monotonic() - self._started, 1e-6)
 
 
 def _rich_bar(console: Console) -> Progress:

@@ -16,12 +16,14 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from caco_ray.engines.base import EngineStats
 from caco_ray.metrics import (
     CACHE_HITS,
+    ENGINE_IDLE,
     ENGINE_RUNNING,
     ENGINE_WAITING,
     HELD_SECONDS,
     INFRA_ERRORS,
     ROWS,
     SANDBOX_SECONDS,
+    SECONDS_LEFT,
     STAGE_SECONDS,
     TOKENS,
     Metric,
@@ -78,7 +80,7 @@ class Reporter:
     def __init__(self, stage: str, look: Callable[[], EngineStats], post: Callable[[Live], object]) -> None:
         self._look, self._post, self._tags = look, post, {"stage": stage}
         self._running, self._waiting = exported(ENGINE_RUNNING), exported(ENGINE_WAITING)
-        self._tokens, self._hits = exported(TOKENS), exported(CACHE_HITS)
+        self._tokens, self._hits, self._idle = exported(TOKENS), exported(CACHE_HITS), exported(ENGINE_IDLE)
         self._live = Live(engines=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
@@ -89,7 +91,7 @@ class Reporter:
         self._thread.join(POST_S)
 
     def _run(self) -> None:
-        looked, posted = time.monotonic(), 0.0
+        looked, posted, told = time.monotonic(), 0.0, self._live
         while not self._closed.wait(LOOK_S):
             now, stats = time.monotonic(), self._look()
             idle_s = 0.0 if stats.running or stats.waiting else now - looked
@@ -97,7 +99,8 @@ class Reporter:
             self._live = Live(1, self._live.up_s + now - looked, self._live.idle_s + idle_s, stats)
             looked = now
             if now - posted >= POST_S:
-                posted = now
+                self._idle.set((self._live.idle_s - told.idle_s) / (self._live.up_s - told.up_s), self._tags)
+                posted, told = now, self._live
                 self._post(self._live)
 
     def _export(self, before: EngineStats, now: EngineStats) -> None:
@@ -109,9 +112,13 @@ class Reporter:
 
 
 class Held:
-    """Seconds of the cores and GPUs that a stage's pools hold, as they were asked for, from now on: what it costs, told at each `count`."""
+    """Seconds of the cores and GPUs that a stage's pools hold, as they were asked for, from now on: what it costs, told at each `count`,
+    to Prometheus and to `note(cpu_s, gpu_s)`."""
 
-    def __init__(self, stage: str, cpus: float, gpus: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stage: str, cpus: float, gpus: float, note: Callable[[float, float], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._note = note
         self._stage, self._amounts, self._clock = stage, {"CPU": cpus, "GPU": gpus}, clock
         self._counter, self._since = exported(HELD_SECONDS), clock()
 
@@ -119,17 +126,21 @@ class Held:
         now = self._clock()
         for resource, amount in self._amounts.items():
             _count(self._counter, (now - self._since) * amount, {"stage": self._stage, "resource": resource})
+        self._note(*((now - self._since) * amount for amount in self._amounts.values()))
         self._since = now
 
 
 class Board:
     """The driver's side: a stage's bar, rows for Prometheus by what became of them, and what its pools hold (`cpus`, `gpus`)."""
 
-    def __init__(self, stage: str, bar: StageBar, cpus: float = 0, gpus: float = 0) -> None:
+    def __init__(
+        self, stage: str, bar: StageBar, note: Callable[[float, float], None] = lambda cpu_s, gpu_s: None, cpus: float = 0, gpus: float = 0
+    ) -> None:
         self._stage, self._bar, self._rates = stage, bar, Rates()
-        self._holds = (cpus, gpus)
+        self._holds = (cpus, gpus, note)
         self._held: Held | None = None
         self._rows, self._errors, self._seconds = exported(ROWS), exported(INFRA_ERRORS), exported(STAGE_SECONDS)
+        self._left = exported(SECONDS_LEFT)
         self._working = False
         self._began = time.monotonic()
         self._kept = 0
@@ -139,7 +150,7 @@ class Board:
         self._kept += entry.totals.kept
         if self._working:
             self._add(entry)
-        self._bar.advance(entry.totals.rows, self._note())
+        self._advance(entry.totals.rows)
 
     def on_live(self, live: Live) -> None:
         if not self._working:
@@ -151,7 +162,16 @@ class Board:
             self._held.count()
         self._seconds.set(time.monotonic() - self._began, {"stage": self._stage})
         self._rates.look(live)
-        self._bar.advance(0, self._note())
+        self._advance(0)
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.count()
+
+    def _advance(self, rows: int) -> None:
+        self._bar.advance(rows, self._note())
+        if self._working and (left := self._bar.seconds_left) is not None:
+            self._left.set(left, {"stage": self._stage})
 
     def _note(self) -> str:
         return ", ".join(part for part in (f"kept {self._kept:,}", self._rates.text) if part)

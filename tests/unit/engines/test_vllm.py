@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from caco_ray.config import OpenAiModel, SamplingConfig, VllmModel
-from caco_ray.engines import Engine, build_engine
+from caco_ray.engines import Engine, build_engine, vllm_names
 from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.errors import ConfigError, ModelError
@@ -58,11 +58,10 @@ def test_says_what_stopped_a_reply(vllm_engine: Engine) -> None:
 def test_the_chat_template_reads_its_values(vllm_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     template = "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %} briefly{% endif %}"
     tokenizer, model = vllm_engine._tokenizer, vllm_engine._model  # type: ignore[attr-defined]
-    monkeypatch.setattr(tokenizer, "chat_template", template)
-    messages = [{"role": "user", "content": "Think"}]
-    assert tokenizer.decode(vllm_engine._token_ids(messages)) == "Think"  # type: ignore[attr-defined]
-    monkeypatch.setattr(vllm_engine, "_model", model.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}}))
-    assert tokenizer.decode(vllm_engine._token_ids(messages)) == "Think briefly"  # type: ignore[attr-defined]
+    for values, text in (({}, "Think"), ({"enable_thinking": False}, "Think briefly")):
+        kwargs = {"chat_template": template, **values}
+        monkeypatch.setattr(vllm_engine, "_model", model.model_copy(update={"chat_template_kwargs": kwargs}))
+        assert tokenizer.decode(vllm_engine._token_ids([{"role": "user", "content": "Think"}])) == text  # type: ignore[attr-defined]
 
 
 def test_running_are_those_in_the_batch(vllm_engine: Engine) -> None:
@@ -135,6 +134,24 @@ def test_refuses_arguments_that_vllm_does_not_know(smollm2: Path, small_vllm: Sm
         build_engine(small_vllm(vllm_args={"enforce_eagr": True}), path=str(smollm2), seed=0)
     with pytest.raises(ConfigError, match="vllm_args.max_model_len: set by the model's own keys"):
         build_engine(small_vllm(vllm_args={"max_model_len": 7}), path=str(smollm2), seed=0)
+
+
+def test_gpus_belong_to_the_gpu_wheel(smollm2: Path, small_vllm: SmallVllm) -> None:
+    from vllm.platforms import current_platform
+
+    gpus = 1 if current_platform.is_cpu() else 0
+    with pytest.raises(ConfigError, match=f"gpus={gpus}: the vLLM on this node is the [CG]PU wheel; give gpus="):
+        build_engine(small_vllm(gpus=gpus), path=str(smollm2), seed=0)
+
+
+def test_names_are_those_of_vllm_itself(vllm_engine: Engine) -> None:
+    """They are read from its sources; here it is imported too."""
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    assert vllm_names.engine_arguments() == set(AsyncEngineArgs.__dataclass_fields__)
+    assert vllm_names.sampling_fields() == set(SamplingParams.__struct_fields__)
+    assert vllm_names.quantization_methods() == set(QUANTIZATION_METHODS)
 
 
 def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(
