@@ -1,13 +1,17 @@
-"""What the commit layer costs: `python -m tests.benchmarks.bench_store [--parts overhead memory resume]`.
+"""What the commit layer costs: `python -m tests.benchmarks.bench_store [--parts overhead memory entries resume]`.
 
     overhead   one Ray Data plan, its rows committed by `DatasetWriter` or written by Ray's own `write_parquet` (same rows, compression and
                number of files), in turns; and the same two in one process without Ray, where nothing hides the difference
     memory     `run_stage` over 10^5 and over 10^7 rows, each in a process of its own: the driver's peak resident memory
+    entries    what a driver holds of a stage's manifest: 10^7 rows in shards of 256 (as profiles set them) are 39,063 entries, heard of one by
+               one, collected and written into the closing file, which is then read; in a process of its own, without rows and Ray
     resume     a complete stage of 10^4 shards: how long the driver needs to know that nothing is left to do, once with the closing file,
                once from the manifest entries alone
 
 The last line is JSON: `write_overhead` (of the plan's time, 0.05 = 5% more), `bare_overhead` (without Ray), `bare_overhead_ms` (of one
-shard), `driver_rss_growth` (0.1 = 10% more), `driver_rss_mb`, `resume_s`, `resume_open_s`, `shards`. Other work on the machine spoils them.
+shard), `driver_rss_growth` (0.1 = 10% more; of shards of 10,000 rows), `driver_rss_mb`, `entries`, `entries_held_mb` and `entries_peak_mb`
+(more than before), `entries_collected` (1 = each was written once before the end), `resume_s`, `resume_open_s`, `shards`. Other work on the
+machine spoils them.
 """
 
 import argparse
@@ -33,10 +37,12 @@ from caco_ray.config import ClusterConfig
 from caco_ray.schema import PROGRAM, to_table
 from caco_ray.source import ShardInput
 from caco_ray.stage import Stage, run_stage
-from caco_ray.store import DatasetWriter, Folder, StageInfo
+from caco_ray.store import Dataset, DatasetWriter, Folder, ShardEntry, StageInfo
+from caco_ray.store.manifest import entry_name
 
 LINES = "\n".join(f"    step_{line} = first * {line + 3} - second // {line + 1}" for line in range(12))
 ROWS_OF_SMALL_SHARD = 10_000
+PARTS = ["overhead", "memory", "entries", "resume"]
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,13 @@ def _timed(work: Callable[[], object]) -> float:
 
 def peak_mb(rows: int) -> float:
     """Peak resident memory of a driver that runs a stage of so many rows, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.bench_store", "--drive", str(rows)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    return float(_alone("--drive", rows))
+
+
+def _alone(option: str, value: int) -> str:
+    """The last line of this module run in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_store", option, str(value)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
 
 def drive(rows: int) -> None:
@@ -143,6 +154,30 @@ def drive(rows: int) -> None:
         totals = run_stage(Stage(info(source.shards), Folder(name + "/programs"), source, (), PROGRAM), lambda _: None)
         assert totals.kept == rows
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def hold(shards: int) -> dict[str, object]:
+    """Memory of a driver that hears of so many commits and closes the stage."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Folder(name + "/programs")
+        writer = DatasetWriter(folder, info(shards), PROGRAM)
+        writer.open()
+        body = writer.commit(0, numbered(0, 256), 256, 0.0).to_json().decode()
+        before = _resident_mb()
+        for shard in range(shards):
+            entry = ShardEntry.from_json(body.replace('"shard": 0', f'"shard": {shard}').replace("part-000000", f"part-{shard:06d}"))
+            (folder.local_path / entry_name(shard)).touch()
+            writer.note(entry)
+        held = _resident_mb() - before
+        writer.close(0.0)
+        assert len(Dataset(folder).entries) == shards
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+        written = sum(len(folder.read(f"entries/{file}")) for file in folder.names("entries")) / len(folder.read("_SUCCESS"))
+    return {"entries": shards, "entries_held_mb": round(held), "entries_peak_mb": round(peak), "entries_collected": round(written, 2)}
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def resume(place: Path, shards: int) -> tuple[float, float]:
@@ -159,16 +194,21 @@ def resume(place: Path, shards: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=["overhead", "memory", "resume"], default=["overhead", "memory", "resume"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shards", type=int, default=10_000, help="of the stage that is resumed")
     parser.add_argument("--plan-shards", type=int, default=48)
     parser.add_argument("--plan-rows", type=int, default=16_384, help="of each shard")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs=2, default=[100_000, 10_000_000], help="of the two stages whose driver is watched")
+    parser.add_argument("--entries", type=int, default=39_063)
     parser.add_argument("--drive", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive is not None:
         drive(options.drive)
+        return
+    if options.hold is not None:
+        print(json.dumps(hold(options.hold)))
         return
     result: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -183,6 +223,8 @@ def main() -> None:
     if "memory" in options.parts:
         small, large = (peak_mb(rows) for rows in options.rows)
         result |= {"driver_rss_growth": round(large / small - 1, 3), "driver_rss_mb": [round(small), round(large)]}
+    if "entries" in options.parts:
+        result |= json.loads(_alone("--hold", options.entries))
     print(json.dumps(result))
 
 

@@ -56,7 +56,7 @@ def test_damage_is_refused_and_repair_makes_the_damaged_shards_again(finished: P
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}, "whole shards are left alone"
     assert len(after) == len(before)
     assert [row["row_id"] for row in Dataset(Folder(str(finished / "problems"))).rows(kept_only=False)] == rows
-    assert (finished / "selected" / "set_aside" / "data" / "notes.txt").read_text() == "mine"
+    assert (finished / "set_aside" / "selected" / "data" / "notes.txt").read_text() == "mine"
     assert "Nothing to do" in run(finished).stdout
 
 

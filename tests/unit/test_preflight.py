@@ -10,7 +10,11 @@ from omegaconf import OmegaConf
 from caco_ray.config import Config, load_config
 from caco_ray.errors import RunDirError, SeedError, UserError
 from caco_ray.fingerprint import fingerprint
+from caco_ray.jsonl import export_json_lines
 from caco_ray.pipeline import run_loop
+from caco_ray.run import Run
+from caco_ray.schema import SHIPPED, to_table
+from caco_ray.store import DatasetWriter
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -114,3 +118,40 @@ def test_a_damaged_seed_file_is_one_line(config: Callable[..., Config], tmp_path
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SeedError, match=name):
         run_loop(config(f"seeds.path={tmp_path / name}", "until=seeds"))
+
+
+def test_a_closed_stage_is_looked_after(config: Callable[..., Config], tmp_path: Path) -> None:
+    """A lost `stage.json` is written again and a killed commit's leftover swept, by the driver that holds the run; files of others are named."""
+    run_loop(config("until=seeds"))
+    folder = tmp_path / "run" / "seeds"
+    left = folder / "data" / "part-000000-0123456789ab.parquet"
+    left.write_bytes(b"a late commit")
+    (folder / "stage.json").unlink()
+    run_loop(config("until=seeds"))
+    assert not left.exists() and '"fingerprint"' in (folder / "stage.json").read_text()
+    (folder / "stage.json").write_text("{")
+    run_loop(config("until=seeds", "repair=all"))
+    assert '"fingerprint"' in (folder / "stage.json").read_text()
+    (folder / "extra.parquet").write_bytes(b"rows?")
+    with pytest.raises(RunDirError, match=r"seeds/extra\.parquet: no file of this stage"):
+        run_loop(config("until=seeds"))
+    run_loop(config("until=seeds", "repair=all"))
+    assert (tmp_path / "run" / "set_aside" / "seeds" / "extra.parquet").read_bytes() == b"rows?"
+
+
+def test_a_data_set_is_done_when_all_that_is_written_from_it_is_there(config: Callable[..., Config]) -> None:
+    run = Run(config())
+    writer = DatasetWriter(run.stage_folder("assemble"), run.info("assemble", 2), SHIPPED)
+    writer.open()
+    for shard, ids in enumerate((["a"], [])):
+        writer.commit(shard, to_table([{"row_id": name, "parent_id": "p"} for name in ids], SHIPPED), len(ids), 0.0)
+    writer.close(1.0)
+    assert not run.is_done("assemble")
+    export_json_lines(run.dataset("assemble"))
+    run.stage_folder("assemble").write("README.md", b"card")
+    assert run.is_done("assemble")
+    run.stage_folder("assemble").delete("jsonl/part-000000.jsonl")
+    assert not run.is_done("assemble")
+    run.stage_folder("assemble").write("jsonl/part-000001.jsonl", b"{}")  # the shard had a row once
+    export_json_lines(run.dataset("assemble"))
+    assert run.is_done("assemble")
