@@ -6,12 +6,13 @@
     batches.py      the tensors of a forward pass, padded or packed; attention.py keeps packed sequences apart
     loss.py         cross-entropy at the learned positions only; guard.py stops where it is no number or jumps
     engine.py       model, optimizer and DeepSpeed engine; lora.py adapters; flops.py FLOPs and MFU
-    checkpoint.py   save and resume, also on another number of ranks; export.py the folder that transformers and vLLM load, chat.py its template
+    checkpoint.py   save and resume, also on another number of ranks
+    export.py       the folder that transformers and vLLM load; chat.py its chat template
     progress.py     progress.jsonl and TensorBoard: the curves, read while they are written
 
     sources.py      data sets to train on; examples.py their rows as sequences; data.py sequences -> tokens.arrow
     prepare.py      checks before the first step, and the result after the last
-    trainer.py      train_model: on Ray Train; the only module that imports ray.train
+    trainer.py      train_model: on Ray Train; ray_checkpoints.py its checkpoints
     remote.py       train_remote: the same into an object store, for nodes that share no disk
     torchrun.py     train_here: on the ranks of torchrun
     job.py          jobs/train.py; job_config.py its configuration
