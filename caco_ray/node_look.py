@@ -118,9 +118,11 @@ def _tried(run_dir: str, marker: str, node: str) -> dict[str, Any]:
     try:
         from caco_ray.errors import CacoError
         from caco_ray.store import Folder
+        from caco_ray.store.reach import check_reachable
     except ImportError:
         return {"storage": "caco_ray is not installed", "free_bytes": None}
     try:
+        check_reachable(run_dir)
         folder = Folder(run_dir)
         folder.read(marker)
         folder.write(f"{os.path.dirname(marker)}/{node}", b"")

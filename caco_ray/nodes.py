@@ -25,6 +25,7 @@ from caco_ray.needs import Loaded, drives_gpus, models_loaded, pools, runs_progr
 from caco_ray.node_look import SEEN, UNSEEN, Model, versions
 from caco_ray.room import Place, await_nodes, missing
 from caco_ray.store import Folder
+from caco_ray.store.reach import check_reachable
 
 _NAMED = 3  # nodes that a line names
 _SAMPLE_BYTES = 8_000  # on disk over all stages; 2,000 to 6,000 were seen
@@ -129,6 +130,7 @@ def asked(config: Config, stages: tuple[str, ...], nodes: list[Node]) -> list[No
     folder, marker = Folder(config.run.dir), f"preflight-{uuid.uuid4().hex[:12]}"
     require = config.sandbox.require if runs_programs(stages) else None
     timeout_s = config.cluster.preflight_timeout_s
+    check_reachable(config.run.dir)
     folder.write(f"{marker}/driver", b"")
     try:
         cloudpickle.register_pickle_by_value(node_look)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caco_ray import embedded
-from caco_ray.config import Config, ModelConfig, OpenAiModel, SamplingConfig, TrainingConfig, VllmModel
+from caco_ray.config import Config, ModelConfig, OpenAiModel, SamplingConfig, TrainingConfig, VllmModel, is_hub_id
 from caco_ray.engines import vllm_names
 from caco_ray.engines.endpoint import check_endpoint
 from caco_ray.engines.memory import check_cache
@@ -23,6 +23,7 @@ from caco_ray.run import Run
 from caco_ray.stage_config import MODELS, ROLES
 from caco_ray.stages import filters
 from caco_ray.store import Folder
+from caco_ray.store.reach import check_reachable
 from caco_ray.training.base import check_base
 
 
@@ -43,12 +44,12 @@ def check_run(run: Run, on: tuple[str, ...], wanted: list[str]) -> None:
     if config.run.dir.startswith("memory:"):
         raise ConfigError(f"run.dir={config.run.dir}: the memory of one process, which workers do not see; give a disk or an object store")
     check_values(config, wanted)
+    check_reachable(config.run.dir)
     for stage, key in MODELS.items():
         if stage in wanted:
             for model in _models(config, key):
-                _check_served(run, f"models.{key}", model)
-    for endpoint in {model.model_dump_json(): model for stage in wanted for model in _endpoints(config, stage)}.values():
-        check_endpoint(endpoint)
+                if stage != "unify" or not _is_far(model):  # it may never be needed: only seeds without code are converted
+                    _check_served(run, f"models.{key}", model)
     for stage, training, base in _trained(config):
         if stage in wanted:
             _check_training(config, stage, training, base)
@@ -98,9 +99,8 @@ def _check_names(key: str, model: VllmModel, sampling_key: str, sampling: Sampli
             check_extra(sampling.extra, known)
 
 
-def _endpoints(config: Config, stage: str) -> list[OpenAiModel]:
-    model = getattr(config.models, MODELS[stage]) if stage in MODELS else None
-    return [model] if isinstance(model, OpenAiModel) else []
+def _is_far(model: ModelConfig) -> bool:
+    return isinstance(model, OpenAiModel) or (isinstance(model, VllmModel) and is_hub_id(model.path))
 
 
 def _models(config: Config, key: str) -> list[ModelConfig]:
@@ -118,6 +118,8 @@ def _trained(config: Config) -> tuple[tuple[str, TrainingConfig, str], ...]:
 
 
 def _check_served(run: Run, key: str, model: ModelConfig) -> None:
+    if isinstance(model, OpenAiModel):
+        check_endpoint(model)
     if not isinstance(model, VllmModel):
         return
     config, name, path = run.config, f"{key}.path", model.path

@@ -1,11 +1,13 @@
 """What a node tells of itself, and what a run says of it."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from s3fs import S3FileSystem
 
 from caco_ray import __version__, nodes
 from caco_ray.cluster import _reason
@@ -136,6 +138,23 @@ def test_a_store_that_the_driver_cannot_reach_is_a_line_as_well(monkeypatch: pyt
     found, lines = nodes.examine(config(folder=f"{tmp_path}/file/run"), ("scale",))
     assert [each.silence for each in found] == ["not asked"] and len(lines) == 1
     assert lines[0].startswith("the driver: run.dir: ") and "a file stands where a folder is needed" in lines[0]
+
+
+def test_an_object_store_where_nothing_listens_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and not listened at
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        said = f"the store at {endpoint} cannot be reached (Connection refused)"
+        monkeypatch.setattr(nodes, "listed", lambda: [node()])
+        monkeypatch.setattr(nodes, "missing", lambda wanted: [])
+        monkeypatch.setattr(S3FileSystem, "_call_s3", None)  # its client, which tries for minutes, is not asked
+        _, lines = nodes.examine(config(folder="s3://closed/run"), ("scale",))
+        assert len(lines) == 1 and lines[0].startswith(f"the driver: run.dir: s3://closed/run: {said}"), lines
+        there = look("s3://closed/run", "mark/driver", "me", None, [], 60)["storage"]
+        assert there.startswith(f"s3://closed/run: {said}"), there
 
 
 def test_needs_of_a_profile() -> None:
