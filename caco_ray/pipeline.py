@@ -18,9 +18,11 @@ from itertools import chain, islice
 from caco_ray.config import Config, TrainingConfig, VllmModel
 from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
+from caco_ray.held import HeldFile
 from caco_ray.jsonl import export_json_lines
 from caco_ray.ledger import source_of, target_of
 from caco_ray.operators import actor, executor, model, solvers, task
+from caco_ray.own_models import check_done, weights_of
 from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
 from caco_ray.repair import repair, settle
@@ -76,6 +78,7 @@ def run_loop(config: Config) -> None:
 
 def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
+        check_done(run.folder, run.config, stage, run.number)
         run.say(stage, "done already")
     else:
         _check_learned(run, stage)
@@ -182,8 +185,9 @@ def select_programs(run: Run) -> str:
     known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
     known += [run.round(number).stage_folder("scale") for number in range(1, run.number)]
     search = run.folder / f"{prefix('select', run.number)}duplicates"
+    programs, timeout_s = run.stage_folder("scale"), run.config.watchdog.timeout_s
     operators = (
-        task("mark_duplicates", mark_duplicates, find_duplicates(run.stage_folder("scale"), known, select.program_keys, search)),
+        task("mark_duplicates", mark_duplicates, find_duplicates(programs, known, select.program_keys, search, timeout_s=timeout_s)),
         task("decontaminate", mark_contaminated, protected, "code"),
     )
     totals = run.run_stage("select", _source(run, "select"), SELECTED, operators)
@@ -219,6 +223,7 @@ def judge(run: Run) -> str:
 def assemble_dataset(run: Run) -> str:
     """The shipped data set, of all rounds: Parquet and JSON Lines, and its card."""
     totals = run.run_stage("assemble", _source(run, "assemble"), SHIPPED, ())
+    run.say("assemble", f"writing {totals.kept:,} rows as JSON Lines too")
     export_json_lines(run.dataset("assemble"))
     write_card(run.folder, run.config)
     return f"{totals.kept:,} rows shipped"
@@ -297,23 +302,20 @@ def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list
     run.make_room(stage, pools(run.config, stage))  # a training never goes on with fewer workers: `check_room` refuses
     check_room(stage, {"training": (float(workers * training.cpus_per_worker), float(workers * training.gpus_per_worker))})
     wait_for_gpus(stage, workers * training.gpus_per_worker, run.config.cluster)
-    held = Held(stage, workers * training.cpus_per_worker, workers * training.gpus_per_worker)
-    started, folder = time.monotonic(), run.claim(stage)
-    with StageBar(run.console, label(stage, run.number), 1, "steps") as bar:
+    started, folder, name = time.monotonic(), run.claim(stage), label(stage, run.number)
+    with HeldFile(run.folder, name) as file, StageBar(run.console, name, 1, "steps") as bar:
+        held = Held(stage, workers * training.cpus_per_worker, workers * training.gpus_per_worker, file.add)
 
         def on_step(step: Step) -> None:
             held.count()
             bar.set(step.step, step.steps, f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s")
 
         train = partial(train_model, output_dir=folder.local_path) if folder.is_local else partial(train_remote, output=folder)
-        result = train(
-            training,
-            base=str(run.model_path(base)),
-            data=data,
-            on_step=on_step,
-        )
-        held.count()
-    run.close(stage, started, metrics=asdict(result))
+        try:
+            result = train(training, base=str(run.model_path(base)), data=data, on_step=on_step)
+        finally:
+            held.count()
+    run.close(stage, started, metrics=asdict(result), weights=weights_of(folder))
     figures = f"{result.examples:,} examples, {result.steps:,} steps, {result.tokens_per_s:,.0f} tokens/s, loss {result.final_loss:.3f}"
     return f"{figures}{result.remarks}"
 
