@@ -148,7 +148,7 @@ def load_state(engine: Any, checkpoint: Loadable) -> tuple[int, Totals]:
         _, client_state = engine.load_checkpoint(str(checkpoint.folder), tag=checkpoint.tag)
         return int(client_state["caco_step"]), Totals(**client_state["caco_totals"])
     except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, AssertionError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        said = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
         raise CacoError(
-            f"{checkpoint.folder}: cannot be loaded into this model ({said[0]}); delete it, and training goes on from the one before"
+            f"{checkpoint.folder}: cannot be loaded into this model ({said}); delete it, and training goes on from the one before"
         ) from error

@@ -1,4 +1,4 @@
-"""Fine-tune a model on Ray Train. The only module here that imports `ray.train`; Ray must be running.
+"""Fine-tune a model on Ray Train; Ray must be running.
 
 Everything that can be wrong with the input is found before workers start. A killed training goes on from its last checkpoint when it
 is called again with the same arguments; without `checkpoint_every_steps` it starts over.

@@ -191,7 +191,8 @@ def main() -> None:
         seeds, tokenizer = folder / "seeds.arrow", load_tokenizer(cached)
         write_tokens([TrainingData("seeds", seed_rows, make_examples(training))], tokenizer, training, seeds)
         tokens = made_up_tokens(folder / "long.arrow", 4000, 4096) if options.gpu else seeds
-        base, figures = random_qwen2(folder / "qwen2", tokenizer) if options.gpu else cached, {}
+        base = random_qwen2(folder / "qwen2", tokenizer) if options.gpu else cached
+        figures: dict[str, float] = {}
         for stage in (2, 3) if options.gpu else (2,):
             with get_context("spawn").Pool(1) as process:  # whose end gives all memory back
                 measured = process.apply(timed, (options, stage, base, tokens, folder))
