@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_model_is_one_line(runs: Path, base: Path, loop_
     other = shutil.copytree(base, tmp_path / "other")
     LlamaForCausalLM(LlamaConfig.from_pretrained(base, intermediate_size=96)).save_pretrained(other)
     config = replace(loop_config(tmp_path, zero_stage=0, checkpoint_every_steps=6), base=str(other))
-    with pytest.raises(CacoError, match="step-00000006: cannot be loaded into this model .*size mismatch") as raised:
+    with pytest.raises(CacoError, match=r"step-00000006: cannot be loaded into this model \(Error\(s\) in loading state_dict") as raised:
         train_loop(config, FolderCheckpoints(runs / "zero0" / "checkpoints"))
     assert "\n" not in str(raised.value)
 
