@@ -1,6 +1,10 @@
 """What a node tells of itself, and what a run says of it."""
 
+import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +126,6 @@ def test_storage_that_is_not_the_drivers_is_not_written_to(tmp_path: Path) -> No
 
 
 def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
-    import os
 
     (tmp_path / "mark").mkdir()
     os.mkfifo(tmp_path / "mark" / "driver")  # reading it waits for a writer
@@ -155,6 +158,22 @@ def test_an_object_store_where_nothing_listens_is_one_line(monkeypatch: pytest.M
         assert len(lines) == 1 and lines[0].startswith(f"the driver: run.dir: s3://closed/run: {said}"), lines
         there = look("s3://closed/run", "mark/driver", "me", None, [], 60)["storage"]
         assert there.startswith(f"s3://closed/run: {said}"), there
+
+
+def test_a_sandbox_level_that_a_node_does_not_give_is_one_line(tmp_path: Path) -> None:
+    """The node refuses namespaces, as a default Kubernetes pod does: L3 needs them."""
+    program = (
+        "import json, sys; from caco_ray.node_look import look; from caco_ray.sandbox.guest import libc; from hostile.pod import runtime_default\n"
+        "libc.no_new_privileges(); runtime_default(); print(json.dumps(look(sys.argv[1], 'none', 'me', 'L3', [], 30)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{CONF.parent / 'tests'}:{CONF.parent}"}
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["sandbox"] == ""
+    lines = faults(config("sandbox.require=L3"), ("scale",), [node(sandbox="", sandbox_said=facts["sandbox_said"])])
+    assert len(lines) == 1 and lines[0].startswith("node 10.0.0.1: sandbox.require=L3: this machine does not give isolation level L3. L3: ")
+    assert "\n" not in lines[0]
 
 
 def test_needs_of_a_profile() -> None:
