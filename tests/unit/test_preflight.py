@@ -75,6 +75,12 @@ def test_found_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_endpoint_that_is_not_there_is_found_too(config: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"m at http://127\.0\.0\.1:9/v1: cannot be reached"):
+        run_loop(config("model@models.solve=openai", "models.solve.base_url='http://127.0.0.1:9/v1'", "models.solve.model=m"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_made_already_binds_all_later_stages(config: Callable[..., Config]) -> None:
     run_loop(config("until=seeds"))
     with pytest.raises(RunDirError, match="seed"):
