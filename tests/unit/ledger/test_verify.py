@@ -19,10 +19,10 @@ from caco_ray.schema import Row
 from caco_ray.shipped import SLICE_ROWS, survey
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.disk import Disk
-from caco_ray.store.lease import Lease
-from caco_ray.verify import Verification, VerifyConfig, verify
+from caco_ray.verify import Verification, VerifyConfig, _state, verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+CONFIG, QUIET = VerifyConfig(dataset="/nowhere"), Console(file=io.StringIO())
 UNSAFE = SandboxConfig(require="L0", allow_unsafe=True)
 
 
@@ -122,22 +122,19 @@ def test_nothing_proved_is_said(run: Path) -> None:
     assert not result.holds and "no rows" in "\n".join(result.faults)
 
 
-def test_a_run_that_cannot_be_written_asks_for_another_place(run: Path, monkeypatch) -> None:
-    real = Disk.create
-
+def test_a_run_that_cannot_be_written_asks_for_another_place(tmp_path: Path, monkeypatch) -> None:
     def read_only(self: Disk, path: str, data: bytes) -> bool:
-        if path.startswith(f"{run}/verification"):
-            raise OSError(errno.EROFS, "read-only")
-        return real(self, path, data)
+        raise OSError(errno.EROFS, "read-only")
 
     monkeypatch.setattr(Disk, "create", read_only)
-    with pytest.raises(StorageError, match="state=/a/folder"):
-        check(run / "dataset")
+    with pytest.raises(StorageError, match="state=/a/folder"), _state(CONFIG, Folder(str(tmp_path)), QUIET):
+        pass
 
 
-def test_two_verifications_do_not_share_a_state(run: Path, tmp_path: Path) -> None:
-    with Lease(Folder(str(tmp_path / "state")), print), pytest.raises(RunDirError, match="another driver is at work"):
-        check(run / "dataset", state=str(tmp_path / "state"))
+def test_two_verifications_do_not_share_a_state(tmp_path: Path) -> None:
+    at, refused = Folder(str(tmp_path)), pytest.raises(RunDirError, match="another driver is at work")
+    with _state(CONFIG, at, QUIET), refused, _state(CONFIG, at, QUIET):
+        pass
 
 
 def test_a_copied_folder_is_checked_as_far_as_that_goes(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from store_rows import info, rows
 
 from caco_ray.errors import RunDirError, StageContractError
 from caco_ray.schema import SEED
+from caco_ray.source import Joined, KeptRows, Mapped
 from caco_ray.store import Dataset, DatasetWriter, Folder
 from caco_ray.store.dataset import differences, read_shard
 from caco_ray.store.writer import content_hash
@@ -253,3 +254,20 @@ def test_a_worker_reads_one_shard_without_what_is_recorded_of_all(folder: Folder
         assert read_shard(folder, 1).equals(expected)
     folder.delete("manifest")
     assert read_shard(folder, 1).equals(expected), "the closing file has all entries"
+
+
+def test_a_source_travels_without_the_entries_of_its_data_set(tmp_path, monkeypatch) -> None:
+    folder = Folder(str(tmp_path / "ds"))
+    writer = DatasetWriter(folder, info(), SEED)
+    writer.open()
+    for shard in range(2):
+        writer.commit(shard, rows(shard), 4, 0.1)
+    writer.close(1.0)
+    part = KeptRows("unify", folder, SEED)
+    source = Joined((Mapped(part, SEED, dict), part))
+    assert (source.shards, source.expected_rows) == (4, 8)
+    expected = source.read(3).table
+    travelled = pickle.dumps(source)
+    assert all(entry.sha256.encode() not in travelled for entry in Dataset(folder).entries)
+    monkeypatch.setattr(Dataset, "__init__", lambda *_: pytest.fail("opened the whole data set"))
+    assert pickle.loads(travelled).read(3).table.equals(expected)

@@ -124,7 +124,7 @@ def test_leftovers_of_killed_commits_are_told_once_the_stage_is_closed(folder: F
 
 
 @pytest.mark.parametrize("closed", [True, False])
-@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+@pytest.mark.parametrize("content", [None, b"{"])
 def test_a_lost_stage_file_is_written_again(folder: Folder, whole, closed: bool, content: bytes | None) -> None:
     before = _questions(folder)
     if not closed:
