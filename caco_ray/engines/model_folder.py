@@ -110,6 +110,7 @@ def _name(path: str) -> str:
 def fingerprint(url: str, weights: Iterable[str], config: str = "config.json") -> str:
     """Of these weight files in a folder, local or at an URL: there only the samples are fetched."""
     driver, root = fsspec.core.url_to_fs(url)
+    driver.invalidate_cache()  # sizes of a model that lay there before
     digest = hashlib.blake2b(driver.cat_file(f"{root}/{config}"), digest_size=6)
     for name in weights:
         size = driver.size(f"{root}/{name}")
