@@ -16,11 +16,13 @@ import ray
 from caco_ray.engines.model_folder import find_folder
 from caco_ray.errors import ModelError, StorageError, UserError
 from caco_ray.store import Folder
+from caco_ray.store.transfer import send_folder
+from caco_ray.training.ray_checkpoints import mend_note
 from caco_ray.training.remote import _BestModel, _Sender, train_remote
 from caco_ray.training.types import Step
 from tests.s3_server import Door
 from tests.unit.training.conftest import made_up, settings
-from tests.unit.training.test_trainer import QUIET, RUNTIME
+from tests.unit.training.test_trainer import NOTE, QUIET, RUNTIME, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,21 @@ def test_the_best_model_so_far_is_sent_once_and_never_in_parts(door: Door, s3: F
     asked = len(door.requests)
     after.send()
     assert len(door.requests) == asked  # it is there
+
+
+def test_damaged_checkpoints_in_a_store_go(s3: Folder, tmp_path: Path) -> None:
+    for name in ("checkpoint_1", "checkpoint_2"):
+        write_checkpoint(tmp_path / name)
+        send_folder(tmp_path / name, s3 / name)
+    mend_note(s3)
+    assert s3.names() == []  # there was no note
+    for name in ("checkpoint_1", "checkpoint_2"):
+        send_folder(tmp_path / name, s3 / name)
+    s3.write(NOTE, b'{"check')
+    s3.write("checkpoint_2/state/0.pt", b"w")
+    mend_note(s3)
+    assert s3.names() == ["checkpoint_1", NOTE]
+    assert json.loads(s3.read(NOTE))["latest_checkpoint_result"]["checkpoint_dir_name"] == "checkpoint_1"
 
 
 def test_figures_that_the_store_refuses_do_not_end_a_training(door: Door, s3: Folder, tmp_path: Path) -> None:
