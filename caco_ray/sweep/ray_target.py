@@ -28,7 +28,8 @@ _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray obeys these befor
 
 
 class RayTarget:
-    """Raises (constructor): ClusterError when nothing answers at `address`; ConfigError when the environment says another."""
+    """Raises (constructor): ClusterError when nothing answers at `address`; ConfigError when the environment says another, or when the
+    cluster has another Ray than we have."""
 
     def __init__(self, address: str | None) -> None:
         self.address = _address(address)
@@ -36,6 +37,7 @@ class RayTarget:
         with _asking(self.address):
             self._client = JobSubmissionClient(self.address)
             self.address = self._client.get_address()
+        _check_version(self.address, self._client._server_ray_version)  # which the client has just asked for
         self._heard = time.monotonic()
 
     def jobs(self) -> dict[str, Job]:
@@ -89,6 +91,14 @@ def _check_reachable(address: str | None) -> None:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ClusterError(f"address={address}: no Ray job server answers ({why}); give address=http://HEAD:8265") from error
+
+
+def _check_version(address: str | None, theirs: str) -> None:
+    """The job server takes jobs of any version, and they would run with packages that are not those of the lock."""
+    if theirs != ray.__version__:
+        raise ConfigError(
+            f"address={address}: the cluster has Ray {theirs}, this machine {ray.__version__}; use one image or lock (docker/) on both"
+        )
 
 
 @contextmanager

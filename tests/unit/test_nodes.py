@@ -126,7 +126,6 @@ def test_storage_that_is_not_the_drivers_is_not_written_to(tmp_path: Path) -> No
 
 
 def test_storage_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
-
     (tmp_path / "mark").mkdir()
     os.mkfifo(tmp_path / "mark" / "driver")  # reading it waits for a writer
     said = look(str(tmp_path), "mark/driver", "me", None, [], 0.2)["storage"]

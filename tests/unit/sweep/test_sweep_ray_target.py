@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import ray
 from rich.console import Console
 
 from caco_ray.errors import ClusterError, ConfigError
@@ -58,7 +59,7 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server({"/api/version": (200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "x"})})
+    made = Server({"/api/version": (200, {"version": "4", "ray_version": ray.__version__, "ray_commit": "x"})})
     yield made
     made.stop()
 
@@ -103,6 +104,13 @@ def test_a_job_that_the_cluster_has_forgotten_has_failed(server: Server) -> None
 def test_something_else_at_the_address_is_one_line(server: Server) -> None:
     server.answers.clear()
     with pytest.raises(ClusterError, match="the job server do not agree: Version check returned 404") as raised:
+        RayTarget(server.address)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_ray_on_the_cluster_is_one_line(server: Server) -> None:
+    server.answers["/api/version"] = (200, {"version": "4", "ray_version": "2.55.1", "ray_commit": "x"})
+    with pytest.raises(ConfigError, match=f"the cluster has Ray 2.55.1, this machine {ray.__version__}; use one image or lock") as raised:
         RayTarget(server.address)
     assert "\n" not in str(raised.value)
 
