@@ -113,11 +113,13 @@ def test_a_running_stage_exports_every_metric(tmp_path: Path) -> None:
     assert totals.quarantined == 1 and len(ran) > 1
 
     now = [0.0]
-    held = Held("training", cpus=2, gpus=8, clock=lambda: now[0])
+    noted: list[tuple[float, float]] = []
+    held = Held("training", cpus=2, gpus=8, note=lambda *seconds: noted.append(seconds), clock=lambda: now[0])
     now[0] = 5
     held.count()
     now[0] = 10
     held.count()
+    assert noted == [(10, 40), (10, 40)]
 
     deadline, page = time.monotonic() + 120, ""
     while value(page, ROWS.name, outcome="kept") != totals.kept or value(page, f"{SANDBOX_SECONDS.name}_count") != ran.total():
