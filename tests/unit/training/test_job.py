@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from caco_ray.errors import ConfigError
 from caco_ray.schema import SHIPPED, row_id, to_table
 from caco_ray.store import DatasetWriter, Folder, StageInfo
+from caco_ray.training.job import _claim
 from caco_ray.training.job_config import load_train_job
 from caco_ray.training.progress import read_progress
 from caco_ray.training.sources import open_data
@@ -102,6 +104,17 @@ def test_an_output_folder_of_somebody_else_is_left_alone(base: Path, dataset: Pa
     done = run([sys.executable, str(JOB), *arguments(base, tmp_path, {"data": str(dataset)})])
     assert done.returncode == 2 and "holds 'thesis.txt', which no training made" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_kill_while_the_config_is_written_leaves_a_folder_that_can_be_taken(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"base": str(base), "output": str(tmp_path), "data": "/a", "training": settings().model_dump()}
+    config = load_train_job(tree)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", Mock(side_effect=KeyboardInterrupt))
+        _claim(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] != ["config.json"]
+    _claim(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["base"] == str(base)
 
 
 @pytest.mark.parametrize(
