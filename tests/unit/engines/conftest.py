@@ -121,7 +121,7 @@ def _small_vllm(**changes: object) -> VllmModel:
 
 @pytest.fixture(scope="session")
 def vllm_engine(smollm2: Path) -> Iterator[Engine]:
-    engine = build_engine(_small_vllm(), path=str(smollm2), seed=0)
+    engine = build_engine(_small_vllm(vllm_args={"max_num_batched_tokens": CONTEXT // 2}), path=str(smollm2), seed=0)
     yield engine
     engine.close()
 

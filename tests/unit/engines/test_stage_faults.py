@@ -1,5 +1,10 @@
 """A stage whose engine misbehaves ends, and accounts for every row. Ray and the commit layer are real."""
 
+import json
+import multiprocessing
+import os
+import shutil
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from caco_ray.config import OpenAiModel, QuarantineConfig, SamplingConfig, WatchdogConfig
+from caco_ray.config import OpenAiModel, QuarantineConfig, SamplingConfig, VllmModel, WatchdogConfig
 from caco_ray.errors import CacoError, EngineError, StageStalledError
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
@@ -58,6 +63,58 @@ def test_an_endpoint_that_is_down_ends_the_stage_and_costs_no_row(endpoint: Any,
         run(tmp_path, client(endpoint.url), timeout_s=5)
     endpoint.always = None
     assert run(tmp_path, client(endpoint.url)).quarantined == 0
+
+
+class Killed(Generate):
+    """Its engine's core is killed when the third shard has begun, once: of two at a time one is through by then."""
+
+    def __init__(self, model: VllmModel, flag: Path) -> None:
+        super().__init__("sample", model, model.path, SamplingConfig(temperature=0.9, max_tokens=16), 0)
+        ((reply,),) = self._engine.generate(["The capital of France is"], SamplingConfig(temperature=0, max_tokens=4))
+        assert "Paris" in reply.text
+        self._flag, self._calls = flag, 0
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self._calls += 1
+        if self._calls == 3 and not self._flag.exists():
+            self._flag.touch()
+            (core,) = multiprocessing.active_children()
+            os.kill(core.pid or 0, signal.SIGKILL)
+        return super().__call__(table)
+
+
+def quantised(source: Path, folder: Path) -> Path:
+    """Weights of the linear layers as 8-bit integers with a scale for each row, in the format of compressed-tensors."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, folder)
+    weights: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        weights[name] = weight
+        if name.endswith("_proj.weight"):
+            scale = weight.float().abs().amax(dim=1, keepdim=True) / 127
+            weights |= {name: (weight.float() / scale).round().to(torch.int8), f"{name}_scale": scale.to(weight.dtype)}
+    save_file(weights, folder / "model.safetensors")
+    numbers = {"num_bits": 8, "type": "int", "symmetric": True}
+    group: dict[str, Any] = {"targets": ["Linear"], "weights": {**numbers, "strategy": "channel", "dynamic": False}}
+    group["input_activations"] = {**numbers, "strategy": "token", "dynamic": True}
+    how = {"quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head"], "config_groups": {"group_0": group}}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": how}))
+    return folder
+
+
+def test_a_vllm_that_is_killed_is_replaced_and_no_row_is_lost(smollm2: Path, small_vllm: Any, tmp_path: Path) -> None:
+    """With a quantised model: the CPU wheel serves 8-bit integers."""
+    folder = quantised(smollm2, tmp_path / "quantised")
+    model = small_vllm(path=str(folder), prompts="trained", cpu_threads=1)
+    totals = run(tmp_path / "out", partial(Killed, model, tmp_path / "flag"), timeout_s=500)
+    assert (tmp_path / "flag").exists()
+    rows = pa.concat_tables(Dataset(Folder(str(tmp_path / "out"))).tables(kept_only=False)).to_pylist()
+    assert len(rows) == len({row["row_id"] for row in rows}) == ROWS == totals.kept + sum(totals.rejected.values())
+    assert all(row["sample_tokens"] > 0 for row in rows)
+    assert len({row["sample_seed"] for row in rows}) == 2  # of the engine that was killed, and of the next
 
 
 def cannot_start() -> Any:
