@@ -58,8 +58,8 @@ def loss_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
 
 
 def nice_ticks(largest: float) -> list[float]:
-    """Two to six round numbers from 0 to at least `largest` (steps of 1, 2 or 5 times a power of ten)."""
-    if largest <= 0:
+    """Two to six round numbers from 0 to at least `largest` (steps of 1, 2 or 5 times a power of ten); below 1e-9 it is drawn as 0."""
+    if largest < 1e-9:
         return [0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(largest / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= largest / 5)
