@@ -188,7 +188,7 @@ def test_an_actor_that_finds_no_room_stops_the_stage_and_is_named(tmp_path: Path
 
 
 def test_a_task_that_finds_no_room_is_not_waited_for_for_ever() -> None:
-    nowhere = ray.remote(num_cpus=0, resources={"unobtainium": 1})(int)
+    nowhere = ray.remote(num_cpus=0, resources={"unobtainium": 1})(lambda: None)
     with pytest.raises(StageStalledError, match=r"did not end in 0.5 s \(watchdog.timeout_s\).* of 2 CPU free.* GiB of memory"):
         result_of(nowhere.remote(), timeout_s=0.5)
 
