@@ -1,6 +1,7 @@
 """How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32]`.
 
-The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU:
+The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU. The prompts are those of
+the back-translator for the built-in programs, some 100 tokens each:
 
     raw         AsyncLLM alone, all requests at once; before and after the stage, so that a machine that slows down does not decide: the mean counts
     stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
@@ -31,16 +32,26 @@ from caco_ray.embedded import embedded_model
 from caco_ray.engines.vllm import VllmEngine
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.operators import shards_in_flight
-from caco_ray.prompts import PROGRAM_TURN
-from caco_ray.schema import PROGRAM
-from caco_ray.source import SampleRange
+from caco_ray.prompts import render
+from caco_ray.schema import PROBLEM, Row, to_table
+from caco_ray.seeds.builtin import builtin_seeds
+from caco_ray.source import SampleRange, ShardInput
 from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.stages.generate import Generate, row_seed
 from caco_ray.store import Dataset, Folder, StageInfo
 
 MODEL = VllmModel(path="embedded", prompts="trained", max_model_len=1024, max_num_seqs=64, enforce_eager=True, cpu_threads="all")
 SHARD_ROWS, SKEW = 32, 10
-WARM = 8  # requests before the clock starts, of either side
+WARM, WARM_PROMPT = 8, "Once upon a time"  # requests before the clock starts, of either side
+
+
+class Programs(SampleRange):
+    """Rows that have a program each."""
+
+    def read(self, shard: int) -> ShardInput:
+        given, codes = super().read(shard), [seed["code"] for seed in builtin_seeds("train")]
+        rows = [{**row, "code": codes[row["sample_index"] % len(codes)]} for row in given.table.to_pylist()]
+        return ShardInput(to_table(rows, self.schema), given.rows_in)
 
 
 class LongTenth(VllmEngine):
@@ -55,8 +66,8 @@ class TimedGenerate(Generate):
 
     def __init__(self, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
         started = time.time()
-        super().__init__("sample", MODEL, path, sampling, 0)
-        self._engine.generate([PROGRAM_TURN] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
+        super().__init__("reverse", MODEL, path, sampling, 0)
+        self._engine.generate([WARM_PROMPT] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
         if skewed:
             self._engine.__class__ = LongTenth
         note.write_text(json.dumps({"ready": time.time(), "startup_s": time.time() - started}))
@@ -68,13 +79,15 @@ def _length(params: Any, seed: int) -> Any:
     return params
 
 
-def source(rows: int) -> SampleRange:
-    return SampleRange("scale", rows, SHARD_ROWS, PROGRAM)
+def source(rows: int) -> Programs:
+    return Programs("reverse", rows, SHARD_ROWS, PROBLEM)
 
 
-def seeds(rows: int) -> list[int]:
+def asked(rows: int) -> list[tuple[str, int]]:
+    """Prompt and seed of each row."""
     whole = source(rows)
-    return [row_seed(0, "sample", row) for shard in range(whole.shards) for row in whole.read(shard).table["row_id"].to_pylist()]
+    given: list[Row] = [row for shard in range(whole.shards) for row in whole.read(shard).table.to_pylist()]
+    return [(str(render("reverse", "trained", row)), row_seed(0, "reverse", row["row_id"])) for row in given]
 
 
 async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
@@ -85,21 +98,21 @@ async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(MODEL, path, 0)))
-    prompt = tokens_input(llm.get_tokenizer().encode(PROGRAM_TURN))
+    encode = llm.get_tokenizer().encode
     base = SamplingParams(temperature=0.9, max_tokens=tokens, min_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
 
-    async def one(name: str, params: Any) -> int:
-        async for output in llm.generate(prompt, params, name):
+    async def one(name: str, prompt: str, params: Any) -> int:
+        async for output in llm.generate(tokens_input(encode(prompt)), params, name):
             count = len(output.outputs[0].token_ids)
         return count
 
     async def speed(skewed: bool) -> float:
-        params = [_length(base.clone(), seed) if skewed else base for seed in seeds(rows)]
+        work = [(prompt, _length(base.clone(), seed) if skewed else base) for prompt, seed in asked(rows)]
         started = time.time()
-        counts = await asyncio.gather(*[one(f"{skewed}-{number}", own) for number, own in enumerate(params)])
+        counts = await asyncio.gather(*[one(f"{skewed}-{number}", *own) for number, own in enumerate(work)])
         return sum(counts) / (time.time() - started)
 
-    await asyncio.gather(*[one(f"warm-{number}", base) for number in range(WARM)])
+    await asyncio.gather(*[one(f"warm-{number}", WARM_PROMPT, base) for number in range(WARM)])
     speeds = await speed(False), await speed(True)
     llm.shutdown()
     return speeds
@@ -124,12 +137,12 @@ def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tup
     note, data = folder / "ready.json", Folder(str(folder / "programs"))
     make = partial(TimedGenerate, path, sampling, note, skewed)
     commits: list[float] = []
-    operator = Operator("sample", make, cpus=1, actors=1, calls=shards_in_flight(MODEL, SHARD_ROWS))
-    plan = Stage(StageInfo("scale", "bench", {}, source(rows).shards), data, source(rows), (operator,), PROGRAM)
+    operator = Operator("reverse", make, cpus=1, actors=1, calls=shards_in_flight(MODEL, SHARD_ROWS))
+    plan = Stage(StageInfo("reverse", "bench", {}, source(rows).shards), data, source(rows), (operator,), PROBLEM)
     run_stage(plan, lambda _: commits.append(time.time()))
     table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])
     times = json.loads(note.read_text())
-    written = sum(table["sample_tokens"].to_pylist())
+    written = sum(table["reverse_tokens"].to_pylist())
     return written / (commits[-1] - times["ready"]), written / (commits[-1] - started), times["startup_s"]
 
 
@@ -153,8 +166,9 @@ def ray_llm(path: str, rows: int, tokens: int) -> float:
 
     ask = {"temperature": 0.9, "max_tokens": tokens, "min_tokens": tokens}
     started = time.time()
-    processor = build_processor(config, preprocess=lambda _: {"prompt": PROGRAM_TURN, "sampling_params": ask})
-    done = processor(ray.data.range(rows, override_num_blocks=-(-rows // SHARD_ROWS))).take_all()
+    processor = build_processor(config, preprocess=lambda row: {"prompt": row["item"], "sampling_params": ask})
+    prompts = [prompt for prompt, _ in asked(rows)]
+    done = processor(ray.data.from_items(prompts, override_num_blocks=-(-rows // SHARD_ROWS))).take_all()
     took = time.time() - started
     assert [row["num_generated_tokens"] for row in done] == [tokens] * rows
     return rows * tokens / took
