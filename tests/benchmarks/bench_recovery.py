@@ -183,8 +183,16 @@ def kill_node(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> boo
     node = bench.dice.choice(bench.nodes)
     bench.nodes.remove(node)
     bench.cluster.remove_node(node, allow_graceful=False)
-    bench.nodes.append(bench.cluster.add_node(wait=False, **NODE))
+    bench.nodes.append(new_node(bench.cluster))
     return True
+
+
+def new_node(cluster: Cluster) -> Any:
+    """Ray gives a node 30 s to start, which other work on the machine may take."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):  # Ray raises a bare one
+            return cluster.add_node(wait=False, **NODE)
+    return cluster.add_node(wait=False, **NODE)
 
 
 def kill_driver(bench: Bench, name: str, driver: "subprocess.Popen[bytes]") -> bool:
