@@ -108,6 +108,35 @@ def test_a_shared_prompt_is_read_from_the_prefix_cache(vllm_engine: Engine) -> N
     assert 0 < after.cache_hits - before.cache_hits <= after.cache_queries - before.cache_queries
 
 
+def test_a_prompt_longer_than_a_step_is_read_in_chunks(vllm_engine: Engine) -> None:
+    scheduler = vllm_engine._llm.vllm_config.scheduler_config  # type: ignore[attr-defined]
+    assert scheduler.enable_chunked_prefill and scheduler.max_num_batched_tokens == 128
+    ((reply,),) = vllm_engine.generate(["The capital of France is Paris. " * 25 + "The capital of France is"], GREEDY)
+    assert reply.n_prompt_tokens > 128 and "Paris" in reply.text
+
+
+def test_two_ranks_compute_what_one_does(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> None:
+    """A small model with random weights, split over two processes; transformers says what it should write."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    reference = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.2, **sizes)).eval()
+    reference.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("Once upon a time there was a small model with random weights.").input_ids
+    written = reference.generate(torch.tensor([ids]), max_new_tokens=8, min_new_tokens=8, do_sample=False)[0, len(ids) :]
+    model = small_vllm(path=str(tmp_path), tensor_parallel=2, dtype="float32", prompts="trained")
+    engine = build_engine(model, path=str(tmp_path), seed=0)
+    try:
+        ((reply,),) = engine.generate([ids], GREEDY.model_copy(update={"min_tokens": 8}))
+    finally:
+        engine.close()
+    assert reply.text == tokenizer.decode(written)
+
+
 def test_an_adapter_changes_what_is_written(smollm2: Path, small_vllm: SmallVllm, vllm_engine: Engine, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
