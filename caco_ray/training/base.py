@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caco_ray.engines.model_folder import context_limit, find_folder, read_config
+from caco_ray.engines.model_files import read_config
+from caco_ray.engines.model_folder import context_limit, find_folder
 from caco_ray.errors import ModelError
 from caco_ray.raw_text import turn_end
 
