@@ -24,7 +24,7 @@ from caco_ray.stage_config import MODELS, ROLES
 from caco_ray.stages import filters
 from caco_ray.store import Folder
 from caco_ray.store.reach import check_reachable
-from caco_ray.training.base import check_base
+from caco_ray.training.base import check_base, check_context
 
 
 def _sampling(config: Config, stage: str) -> tuple[str, SamplingConfig]:
@@ -160,6 +160,10 @@ def _check_training(config: Config, stage: str, training: TrainingConfig, base: 
     key = "models.base" if stage == "train_codegen" else "models.student"
     if not _is_elsewhere(config, key, base):
         check_base(base)
+    known = _known_config(config, key, base, None)
+    if known is not None:
+        with _under(f"training.{stage.removeprefix('train_')}."):
+            check_context(base, known, training.max_length)
 
 
 def _check_evaluate(config: Config) -> None:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caco_ray.engines.model_files import read_config
 from caco_ray.engines.model_folder import context_limit, find_folder
-from caco_ray.errors import ModelError
+from caco_ray.errors import ConfigError, ModelError
 from caco_ray.raw_text import turn_end
 
 
@@ -50,11 +49,11 @@ def check_tokenizer(folder: Path, tokenizer: Any) -> None:
         raise ModelError(f"{folder}: its tokenizer has neither a pad_token nor an eos_token: give it one in tokenizer_config.json")
 
 
-def check_context(folder: Path, max_length: int) -> None:
-    """Raises ModelError where sequences may be longer than what the model has positions for."""
-    limit = context_limit(read_config(folder))
+def check_context(base: str, config: dict[str, Any], max_length: int) -> None:
+    """Raises ConfigError where sequences may be longer than what the model has positions for. `config`: its config.json."""
+    limit = context_limit(config)
     if limit is not None and max_length > limit:
-        raise ModelError(f"training max_length={max_length}: {folder} has a context of {limit} tokens; give at most that")
+        raise ConfigError(f"max_length={max_length}: {base} has a context of {limit} tokens; give at most that")
 
 
 def weight_bytes(folder: Path) -> int:

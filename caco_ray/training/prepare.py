@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caco_ray.config import TrainingConfig, is_hub_id
+from caco_ray.engines.model_files import read_config
 from caco_ray.engines.model_folder import folder_fingerprint
 from caco_ray.errors import ModelError, StorageError, UserError
 from caco_ray.store.faults import explain
@@ -76,6 +77,7 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     """Check base and disk, tokenise the data. Without a shared disk the room is a matter of the nodes that train (`check_disk`).
 
     Raises:
+        ConfigError: `max_length` is more than the base's context.
         ModelError: `base` is not a model folder.
         StorageError: the disk is too small for the export and the checkpoints.
         UserError: no usable examples.
@@ -86,7 +88,7 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
     work.mkdir(parents=True, exist_ok=True)
     check_vocabulary(folder, tokenizer)
     check_tokenizer(folder, tokenizer)
-    check_context(folder, training.max_length)
+    check_context(base, read_config(folder), training.max_length)
     _check_liger(training)
     if shared_disk:
         check_disk(training, folder, output_dir)

@@ -10,7 +10,10 @@ from tests.s3_server import Door
 from tests.unit.training.conftest import base  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINING = ("enabled=true", "max_steps=3", "batch_rows=8", "micro_batch_rows=8", "workers=1", "gpus_per_worker=0", "cpus_per_worker=1")
+TRAINING = (
+    *("enabled=true", "max_steps=3", "max_length=512", "batch_rows=8", "micro_batch_rows=8"),
+    *("workers=1", "gpus_per_worker=0", "cpus_per_worker=1"),
+)
 SMALL = ("profile=fake", "scale.samples=20", "scale.shard_rows=10", "seeds.limit=12", "judge.enabled=false", "until=train_student")
 
 

@@ -43,6 +43,7 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         ("quickstart", ["model@models.evaluate=openai"], r"models\.evaluate\.engine=openai: cannot serve what this run trains"),
         ("quickstart", ["models.evaluate.path=/"], r"models\.evaluate\.path=/: give models\.student"),
         ("quickstart", ["models.sampler.max_model_len=9000"], r"models\.sampler\.max_model_len=9000: embedded has a context of 8192"),
+        ("quickstart", ["training.codegen.max_length=9000"], r"training\.codegen\.max_length=9000: embedded has a context of 8192"),
         ("quickstart", ["models.judge.max_model_len=9000", "judge.enabled=true"], r"models\.judge\.max_model_len=9000: embedded has"),
         ("quickstart", ["models.solve.tensor_parallel=2"], r"models\.solve\.tensor_parallel=2: embedded has 9 attention heads"),
         ("quickstart", ["models.solve.path=Qwen/Qwen3-8X"], r"Qwen/Qwen3-8X: not a folder, and not in the Hugging Face cache"),

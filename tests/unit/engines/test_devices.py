@@ -68,6 +68,7 @@ def test_no_model_is_loaded_beside_what_holds_the_device(
     driver: Path, smollm2: Path, small_vllm: Callable[..., VllmModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("caco_ray.engines.vllm._HANDOVER_S", 0)
+    monkeypatch.setattr("caco_ray.engines.vllm._check_device", lambda model: None)  # the vLLM here is the CPU wheel
     monkeypatch.setattr("caco_ray.engines.vllm._device_bytes", lambda model: 80 << 30)
     monkeypatch.setattr("caco_ray.engines.vllm._start", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ModelError, match=r"GPU GPU-b .* held by pid 4711"):

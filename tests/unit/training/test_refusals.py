@@ -11,7 +11,7 @@ import pytest
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
 
-from caco_ray.errors import ClusterError, ModelError, StorageError
+from caco_ray.errors import ClusterError, ConfigError, ModelError, StorageError
 from caco_ray.metrics import TRAINING
 from caco_ray.prompts import student_example, training_examples
 from caco_ray.training.base import load_tokenizer
@@ -34,7 +34,7 @@ def test_the_tokenizer_of_another_model_is_refused(base: Path, tmp_path: Path) -
 
 
 def test_sequences_longer_than_the_context_are_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="max_length=4096: .* has a context of 2048 tokens; give at most that"):
+    with pytest.raises(ConfigError, match="max_length=4096: .* has a context of 2048 tokens; give at most that"):
         prepare(settings(max_length=4096), str(base), [made_up()], tmp_path / "out")
 
 
