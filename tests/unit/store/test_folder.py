@@ -82,7 +82,7 @@ CALLS = {
     "write": lambda folder: folder.write("a/x", b"2"),
     "create": lambda folder: folder.create("a/y", b"2"),
     "delete": lambda folder: folder.delete("a/x"),
-    "move": lambda folder: folder.move("a/x", "b/x"),
+    "move": lambda folder: folder.move("a/x", folder, "b/x"),
 }
 
 
