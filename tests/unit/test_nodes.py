@@ -149,6 +149,7 @@ def test_an_object_store_where_nothing_listens_is_one_line(monkeypatch: pytest.M
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        S3FileSystem.clear_instance_cache()  # one of another test would go to its own endpoint
         said = f"the store at {endpoint} cannot be reached (Connection refused)"
         monkeypatch.setattr(nodes, "listed", lambda: [node()])
         monkeypatch.setattr(nodes, "missing", lambda wanted: [])
