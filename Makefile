@@ -17,7 +17,7 @@ quickstart: $(READY)
 	@$(BIN)/python jobs/run.py profile=quickstart run.dir=$(CURDIR)/runs/quickstart $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check caco_ray jobs tests
