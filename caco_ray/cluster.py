@@ -29,6 +29,7 @@ WORKER_ENV = {
     "DS_DISABLE_CONFIG_PRINT": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
+_IDLE_WORKERS_MS = 60_000
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private", "ray.air")
 
 
@@ -61,6 +62,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 def _connect(config: ClusterConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core writes harmless errors to our terminal (ray#53727)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray ends workers that idle for a second where a node has more of them than CPUs; a new one takes seconds of CPU to start.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKERS_MS))
     local = config.address == "local"
     if not local:
         _check_reachable(config)
