@@ -35,7 +35,6 @@ from caco_ray.source import SampleRange
 from caco_ray.stage import _TASKS, Operator, Stage, run_stage
 from caco_ray.store import Dataset, Folder, StageInfo
 from caco_ray.store.manifest import ShardEntry, Totals
-from caco_ray.store.writer import COLLECT_EVERY
 from tests.benchmarks.bench_pipeline import LARGE_SHARD_ROWS, SHARD_ROWS, checkers, costs, generator, on_cluster, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,10 +108,8 @@ def busy(engines: int, rows: int, shard_rows: int, rows_per_s: float, cost: dict
     """How much of its time (memory: of 8 GB) each part is busy. Driver and object store work for a shard whatever its size, commits for rows."""
     shards, larger = rows / shard_rows, shard_rows / LARGE_SHARD_ROWS
     shards_per_s = engines * rows_per_s / shard_rows
-    # The collection is written anew, whole, after each COLLECT_EVERY shards: on average half of all entries.
-    collect = cost["collect"] * shards / 2 / COLLECT_EVERY
     return {
-        "driver": shards_per_s * (cost["driver"] + collect),
+        "driver": shards_per_s * (cost["driver"] + cost["collect"]),
         "commit": shards_per_s * cost["commit"] * larger / _TASKS,
         "driver_memory": shards / 1000 * cost["memory_mb"] / 8000,
     }
@@ -135,8 +132,7 @@ def table(rows_per_s: float, cost: dict[str, float]) -> dict[str, object]:
         first = max(largest, key=lambda part: largest[part])
         engine_s = shard_rows / rows_per_s
         larger = shard_rows / LARGE_SHARD_ROWS
-        collect = cost["collect"] * ROWS[-1] / shard_rows / 2 / COLLECT_EVERY
-        left, _ = simulate(engines, engine_s, cost["driver"] + collect, cost["commit"] * larger)
+        left, _ = simulate(engines, engine_s, cost["driver"] + cost["collect"], cost["commit"] * larger)
         results[shard_rows] = {
             "part": first,
             "at_engines": int(engines / largest[first]) if first != "driver_memory" else None,
