@@ -59,11 +59,16 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def keep_idle_workers() -> None:
+    """For a Ray that this process starts: it ends workers that idle for a second where a node has more of them than CPUs, and a new one
+    takes seconds of CPU to start."""
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKERS_MS))
+
+
 def _connect(config: ClusterConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core writes harmless errors to our terminal (ray#53727)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray ends workers that idle for a second where a node has more of them than CPUs; a new one takes seconds of CPU to start.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKERS_MS))
+    keep_idle_workers()
     local = config.address == "local"
     if not local:
         _check_reachable(config)

@@ -38,7 +38,7 @@ import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
-from caco_ray.cluster import connected
+from caco_ray.cluster import connected, keep_idle_workers
 from caco_ray.config import ClusterConfig, FakeModel, FiltersConfig, SamplingConfig, SandboxConfig, VllmModel
 from caco_ray.operators import executor, shards_in_flight, task
 from caco_ray.schema import PROGRAM, row_id
@@ -113,6 +113,7 @@ def overlap(nodes: int, rows: int, rows_per_s: float, folder: Path) -> dict[str,
 
 
 def on_cluster(nodes: int, work: Callable[[], Any]) -> Any:
+    keep_idle_workers()  # these nodes have two CPUs
     each = {"num_cpus": 2, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
     try:

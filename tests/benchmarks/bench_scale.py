@@ -28,7 +28,7 @@ import psutil
 import pyarrow as pa
 from ray.cluster_utils import Cluster
 
-from caco_ray.cluster import connected
+from caco_ray.cluster import connected, keep_idle_workers
 from caco_ray.config import ClusterConfig
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange
@@ -45,6 +45,7 @@ SHARDS_OF = (LARGE_SHARD_ROWS, 16 * LARGE_SHARD_ROWS)
 
 def child(nodes: int, rows: int, rows_per_s: float, folder: Path) -> None:
     """One cluster, one run, in this process; prints rows per second and the driver's memory."""
+    keep_idle_workers()  # these nodes have two CPUs
     each = {"num_cpus": 2, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False})
     try:
