@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,15 @@ def test_a_store_that_the_driver_cannot_reach_is_a_line_as_well(monkeypatch: pyt
     assert lines[0].startswith("the driver: run.dir: ") and "a file stands where a folder is needed" in lines[0]
 
 
+@pytest.fixture
+def no_s3_clients() -> Iterator[None]:
+    """fsspec keeps clients, each with its endpoint: none of another test's, and none for another test."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("no_s3_clients")
 def test_an_object_store_where_nothing_listens_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and not listened at
@@ -149,7 +159,6 @@ def test_an_object_store_where_nothing_listens_is_one_line(monkeypatch: pytest.M
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        S3FileSystem.clear_instance_cache()  # one of another test would go to its own endpoint
         said = f"the store at {endpoint} cannot be reached (Connection refused)"
         monkeypatch.setattr(nodes, "listed", lambda: [node()])
         monkeypatch.setattr(nodes, "missing", lambda wanted: [])
