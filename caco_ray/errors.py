@@ -22,6 +22,11 @@ A program that fails is a value (`ExecutionResult.status`), never an exception.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, which may be a page; its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class CacoError(Exception):
     """Base of all errors raised on purpose."""
 

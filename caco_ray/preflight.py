@@ -125,24 +125,26 @@ def _check_served(run: Run, key: str, model: ModelConfig) -> None:
     config, name, path = run.config, f"{key}.path", model.path
     if model.lora is not None and not _is_elsewhere(config, f"{key}.lora", model.lora):
         adapter_rank(model.lora)
-    if path.startswith("run:"):
+    is_own = path.startswith("run:")
+    if is_own:
         _check_own(run, name, path)
         name, path = ("models.base", config.models.base) if path == "run:codegen" else ("models.student", config.models.student)
-    elif not _is_elsewhere(config, name, path):
+    is_elsewhere = _is_elsewhere(config, name, path)
+    if not is_own and not is_elsewhere:
         with _under(f"{key}."):
             check_model(model, path)
-    known = _known_config(config, name, path, model.revision)
+    known = _known_config(path, model.revision, is_elsewhere)
     if known is not None:
         with _under(f"{key}."):
             check_config(model, path, known)
             check_cache(model, path, known)
 
 
-def _known_config(config: Config, key: str, path: str, revision: str | None) -> dict[str, Any] | None:
+def _known_config(path: str, revision: str | None, is_elsewhere: bool) -> dict[str, Any] | None:
     """config.json of a model, where it can be read now."""
     if path == "embedded":
         return embedded.CONFIG
-    if _is_elsewhere(config, key, path):
+    if is_elsewhere:
         return dict(json.loads(Folder(path).read("config.json"))) if "://" in path else None
     return read_config(find_folder(path, revision))
 
@@ -158,9 +160,10 @@ def _check_training(config: Config, stage: str, training: TrainingConfig, base: 
     if not training.enabled:
         return
     key = "models.base" if stage == "train_codegen" else "models.student"
-    if not _is_elsewhere(config, key, base):
+    is_elsewhere = _is_elsewhere(config, key, base)
+    if not is_elsewhere:
         check_base(base)
-    known = _known_config(config, key, base, None)
+    known = _known_config(base, None, is_elsewhere)
     if known is not None:
         with _under(f"training.{stage.removeprefix('train_')}."):
             check_context(base, known, training.max_length)

@@ -10,7 +10,7 @@ import ray.data
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, NodeDiedError, ObjectLostError, RayError, WorkerCrashedError
 
 from caco_ray.attempts import absolve, forgive, records
-from caco_ray.errors import CacoError, ClusterError, InfraErrorsError, StageStalledError, WorkersDieError
+from caco_ray.errors import CacoError, ClusterError, InfraErrorsError, StageStalledError, WorkersDieError, first_line
 from caco_ray.gate import Pulse
 from caco_ray.plan_row import revive
 from caco_ray.shard_work import Session
@@ -143,5 +143,4 @@ def _lost(error: Exception) -> Exception:
     """What Ray reports of workers that it cannot bring back, in one line."""
     if not isinstance(error, ActorDiedError | NodeDiedError | WorkerCrashedError | ObjectLostError | ActorUnschedulableError):
         return error
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ClusterError(f"Ray lost a worker and cannot start it again ({first.strip()}); run the same command again")
+    return ClusterError(f"Ray lost a worker and cannot start it again ({first_line(error)}); run the same command again")

@@ -6,7 +6,7 @@ import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from caco_ray.config import WatchdogConfig
-from caco_ray.errors import CacoError, ClusterError, StageStalledError
+from caco_ray.errors import CacoError, ClusterError, StageStalledError, first_line
 from caco_ray.watchdog import room
 
 TIMEOUT_S = WatchdogConfig().timeout_s
@@ -29,5 +29,5 @@ def result_of(reference: ray.ObjectRef, timeout_s: float = TIMEOUT_S) -> Any:
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, CacoError) else error) from None
     except (OutOfMemoryError, WorkerCrashedError, NodeDiedError, ObjectLostError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ClusterError(f"Ray lost the process of a task each time it tried ({first.strip()}); run the same command again") from error
+        tried = f"Ray lost the process of a task each time it tried ({first_line(error)})"
+        raise ClusterError(f"{tried}; run the same command again") from error

@@ -11,7 +11,7 @@ import fsspec
 from caco_ray.config import VllmModel, is_hub_id
 from caco_ray.engines.chat_template import check_chat_template
 from caco_ray.engines.model_files import indexed, read_config, read_json, weight_files
-from caco_ray.errors import ConfigError, ModelError
+from caco_ray.errors import ConfigError, ModelError, first_line
 from caco_ray.store import Folder
 from caco_ray.store.transfer import fetch_folder, node_cache
 
@@ -82,7 +82,7 @@ def find_folder(path: str, revision: str | None) -> Path:
         return Path(snapshot_download(path, revision=revision, local_files_only=not online))
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         if online:
-            raise ModelError(f"{path}: not a folder, and cannot be downloaded ({str(error).splitlines()[0]})") from error
+            raise ModelError(f"{path}: not a folder, and cannot be downloaded ({first_line(error)})") from error
         raise ModelError(
             f"{path}: not a folder, and not in the Hugging Face cache: run `hf download {path}` on every node first, or allow it with "
             "cluster.allow_downloads=true"

@@ -1,11 +1,11 @@
 """The folder that training starts from, checked before anything is started."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from caco_ray.engines.model_files import read_config, weight_files
 from caco_ray.engines.model_folder import context_limit, find_folder
-from caco_ray.errors import ConfigError, ModelError
+from caco_ray.errors import ConfigError, ModelError, first_line
 from caco_ray.raw_text import turn_end
 
 
@@ -16,8 +16,7 @@ def check_base(base: str) -> Path:
         ModelError: it is not one; the message says what is missing.
     """
     folder = find_folder(base, None)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json, so not a model folder; give the folder that save_pretrained wrote")
+    read_config(folder)
     if weight_bytes(folder) == 0:
         raise ModelError(f"{folder}: no weights (*.safetensors or *.bin), so nothing to fine-tune; copy the model again")
     return folder
@@ -30,13 +29,12 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: its tokenizer does not load ({first_line}); copy the tokenizer from the original") from error
+        raise ModelError(f"{folder}: its tokenizer does not load ({first_line(error)}); copy the tokenizer from the original") from error
 
 
 def check_vocabulary(folder: Path, tokenizer: Any) -> None:
     """Raises ModelError where the tokenizer is that of another model: the model has no embedding for all of its tokens."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if size and len(tokenizer) > size:
         raise ModelError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, the model {size:,}: copy the model's own tokenizer")
@@ -57,5 +55,4 @@ def check_context(base: str, config: dict[str, Any], max_length: int) -> None:
 
 
 def weight_bytes(folder: Path) -> int:
-    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in weight_files(folder) if file.suffix != ".pt")

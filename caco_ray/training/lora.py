@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from caco_ray.config import LoraConfig
-from caco_ray.errors import ModelError
+from caco_ray.errors import ModelError, first_line
 
 _ADAPTER = "default"
 
@@ -27,7 +27,7 @@ def add_adapters(model: Any, config: LoraConfig) -> None:
     try:
         inject_adapter_in_model(settings, model, _ADAPTER)
     except ValueError as error:
-        raise ModelError(f"training lora.targets={list(config.targets)}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"training lora.targets={list(config.targets)}: {first_line(error)}") from error
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer) and (layer.base_layer is head or not isinstance(layer.base_layer, torch.nn.Linear)):
             what = "the output head" if layer.base_layer is head else f"a {type(layer.base_layer).__name__}"

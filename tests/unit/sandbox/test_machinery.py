@@ -51,11 +51,12 @@ def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         opened = len(os.listdir("/proc/self/fd"))
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", refused)
-            result = box.run("output = 1")
-            assert (result.status, result.attempts) == ("sandbox_error", 2) and "temporarily unavailable" in str(result.error)
+            for _ in range(10):
+                result = box.run("output = 1")
+                assert (result.status, result.attempts) == ("sandbox_error", 2) and "temporarily unavailable" in str(result.error)
             with pytest.raises(SandboxUnavailableError, match="temporarily unavailable"):
                 Sandbox()
-        assert len(os.listdir("/proc/self/fd")) == opened
+        assert len(os.listdir("/proc/self/fd")) < opened + 10, "each refusal leaves a descriptor"
         assert box.run("output = 2").output == 2
 
 
