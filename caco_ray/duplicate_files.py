@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from caco_ray.store import Folder
-from caco_ray.store.faults import storage_errors
+from caco_ray.store.faults import persistently, storage_errors
 
 KEYS = pa.schema([("is_exact", pa.int8()), ("hash", pa.uint64()), ("order", pa.int64()), ("row_id", pa.string())])
 FOUND = pa.schema([("order", pa.int64()), ("row_id", pa.string()), ("duplicate_of", pa.string()), ("is_exact", pa.int8())])
@@ -100,5 +100,10 @@ def read_batches(folder: Folder, names: Sequence[str], index: int, schema: pa.Sc
 
 def _read_batch(folder: Folder, name: str, index: int) -> pa.RecordBatch:
     filesystem, root = folder.for_arrow()
-    with storage_errors(f"{folder}/{name}"), filesystem.open_input_file(f"{root}/{name}") as file:
-        return pa.ipc.open_file(file).get_batch(index)
+
+    def batch() -> pa.RecordBatch:
+        with filesystem.open_input_file(f"{root}/{name}") as file:
+            return pa.ipc.open_file(file).get_batch(index)
+
+    with storage_errors(f"{folder}/{name}"):
+        return persistently(batch)

@@ -6,7 +6,7 @@ actor may die like any other process.
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -46,6 +46,7 @@ class Gate:
         self._moved = asyncio.Condition()
         self._starts: dict[str, int] = {}  # of each actor, since it last was ready
         self._posts: dict[str, tuple[float, Live]] = {}
+        self._waits: dict[str, str] = {}
 
     async def admitted(self, index: int) -> int:
         """Wait until the `index`-th pending shard may start; returns how many may by now."""
@@ -62,7 +63,8 @@ class Gate:
             self._done = done
             self._errors.update(errors)
             self._moved.notify_all()
-        self._pulse.live = add_up(self._posts.values(), time.monotonic())
+        live = add_up(self._posts.values(), time.monotonic())
+        self._pulse.live = replace(live, waits=next(iter(self._waits.values()), ""))
         return self._pulse
 
     async def starts(self, actor: str) -> int:
@@ -90,10 +92,15 @@ class Gate:
         if killed is None:
             dead.clear()
             self._pulse.passed.add(operator)
+            self._waits.pop(operator, None)
         else:
             dead.add(worker)
             self._pulse.said[operator] = killed
         self._pulse.kills[operator] = len(dead)
+
+    async def wait(self, operator: str, why: str) -> None:
+        """An operator waits for something that is away, until some row gets through it. That is no sign of life."""
+        self._waits[operator] = why
 
     async def passed(self, operator: str) -> bool:
         """Whether some row got through the operator in this execution."""

@@ -82,12 +82,20 @@ class _RowsFailedError(Exception):
 
 
 class Guard:
-    """Runs one operator over shards. `attempt` begins one at a shard; `passed` says whether any row got through the operator so far."""
+    """Runs one operator over shards. `attempt` begins one at a shard; `passed` says whether any row got through the operator so far;
+    `wait` is told what it waits for."""
 
     def __init__(
-        self, operator: str, attempt: Callable[[int], Attempt], config: QuarantineConfig, beat: Beat, passed: Callable[[], bool]
+        self,
+        operator: str,
+        attempt: Callable[[int], Attempt],
+        config: QuarantineConfig,
+        beat: Beat,
+        passed: Callable[[], bool],
+        wait: Callable[[str], object],
     ) -> None:
         self._operator, self._attempt, self._config, self._beat, self._passed = operator, attempt, config, beat, passed
+        self._wait = wait
         self._turn = Turn()
 
     def run(self, function: TableFunction, table: pa.Table, shard: int) -> pa.Table:
@@ -213,6 +221,7 @@ class Guard:
                 return result
             except EngineUnreachableError as error:
                 attempt.wait(_one_line(error))
+                self._wait(_one_line(error))
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 

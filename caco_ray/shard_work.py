@@ -98,6 +98,7 @@ def _guard(operator: Operator, session: Session) -> Guard:
         stage.quarantine,
         lambda killed, worker: gate.beat.remote(operator.name, killed, worker),
         lambda: bool(ray.get(gate.passed.remote(operator.name))),
+        lambda why: gate.wait.remote(operator.name, why),
     )
 
 

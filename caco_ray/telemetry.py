@@ -37,17 +37,21 @@ _FRESH_S = 5 * POST_S  # an engine that is silent for longer is taken for dead: 
 
 @dataclass(frozen=True)
 class Live:
-    """Of one engine, or of all of a stage. `idle_s`: of `up_s` seconds, those in which an engine had no request."""
+    """Of one engine, or of all of a stage. `idle_s`: of `up_s` seconds, those in which an engine had no request.
+
+    `waits`: what rows wait for that is away, such as an endpoint.
+    """
 
     engines: int = 0
     up_s: float = 0.0
     idle_s: float = 0.0
     stats: EngineStats = field(default_factory=EngineStats)
+    waits: str = ""
 
     def __add__(self, other: "Live") -> "Live":
         mine, theirs = vars(self.stats), vars(other.stats)
         stats = EngineStats(**{name: mine[name] + theirs[name] for name in mine})
-        return Live(self.engines + other.engines, self.up_s + other.up_s, self.idle_s + other.idle_s, stats)
+        return Live(self.engines + other.engines, self.up_s + other.up_s, self.idle_s + other.idle_s, stats, self.waits or other.waits)
 
 
 def add_up(posts: Iterable[tuple[float, Live]], now: float) -> Live:
@@ -141,7 +145,7 @@ class Board:
         self._held: Held | None = None
         self._rows, self._errors, self._seconds = exported(ROWS), exported(INFRA_ERRORS), exported(STAGE_SECONDS)
         self._left = exported(SECONDS_LEFT)
-        self._working = False
+        self._working, self._waits = False, ""
         self._began = time.monotonic()
         self._kept = 0
 
@@ -162,6 +166,7 @@ class Board:
             self._held.count()
         self._seconds.set(time.monotonic() - self._began, {"stage": self._stage})
         self._rates.look(live)
+        self._waits = live.waits
         self._advance(0)
 
     def close(self) -> None:
@@ -174,7 +179,8 @@ class Board:
             self._left.set(left, {"stage": self._stage})
 
     def _note(self) -> str:
-        return ", ".join(part for part in (f"kept {self._kept:,}", self._rates.text) if part)
+        waits = f"waits: {self._waits}" if self._waits else ""
+        return ", ".join(part for part in (f"kept {self._kept:,}", self._rates.text, waits) if part)
 
     def _add(self, entry: ShardEntry) -> None:
         self._count("kept", "", entry.totals.kept)

@@ -25,3 +25,15 @@ def test_a_worker_dies_once_however_many_shards_it_held() -> None:
         return seen
 
     assert asyncio.run(counts()) == [(1, False), (1, False), (2, False), (0, True), (1, True)]
+
+
+def test_what_an_operator_waits_for_is_told_until_rows_get_through() -> None:
+    async def waits() -> list[tuple[str, int]]:
+        gate, seen = Gate(Limits(4, 4)), []
+        await gate.wait("model", "m at http://host: cannot be reached")
+        seen.append(((await gate.tell(0, {})).live.waits, (await gate.tell(0, {})).beats))
+        await gate.beat("model", None, "")
+        seen.append(((await gate.tell(0, {})).live.waits, (await gate.tell(0, {})).beats))
+        return seen
+
+    assert asyncio.run(waits()) == [("m at http://host: cannot be reached", 0), ("", 1)]

@@ -22,10 +22,10 @@ def table_of(count: int, **columns) -> pa.Table:
     return to_table(rows, PROGRAM)
 
 
-def guard(folder: Path, passed: bool = True, beat=lambda killed, worker: None, **config) -> Guard:
+def guard(folder: Path, passed: bool = True, beat=lambda killed, worker: None, wait=lambda why: None, **config) -> Guard:
     """`passed`: whether another shard's rows got through."""
     attempt = partial(Attempt, Folder(str(folder / "attempts")), "s", "work")
-    return Guard("work", attempt, QuarantineConfig(**config), beat, lambda: passed)
+    return Guard("work", attempt, QuarantineConfig(**config), beat, lambda: passed, wait)
 
 
 def failing_on(poison: set[int], calls: list[int]):
@@ -137,7 +137,9 @@ def test_an_endpoint_that_is_away_is_waited_for_and_costs_no_row(tmp_path: Path,
 
     folder = Folder(str(tmp_path / "attempts"))
     monkeypatch.setattr("caco_ray.quarantine.time.sleep", lambda s: waits.extend(f"{r.running} {r.waits}" for r in records(folder)))
-    assert guard(tmp_path).run(work, table_of(8), 0)["infra_error"].null_count == 8
+    told: list[str] = []
+    assert guard(tmp_path, wait=told.append).run(work, table_of(8), 0)["infra_error"].null_count == 8
+    assert waits == [f"None {why}" for why in told]
     said = {"raised": ["None m at http://host: cannot be reached"] * 4, "row by row": ["None no answer"]}
     assert waits == said[how] and list(records(folder)) == []
 

@@ -70,6 +70,17 @@ def test_what_was_done_before_counts_for_no_rate(monkeypatch: pytest.MonkeyPatch
     assert text.getvalue().splitlines()[-1].strip() == "scale: 950/1,000 rows, 5.0/s, 10.0 s left"
 
 
+def test_what_rows_wait_for_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
+    text = io.StringIO()
+    with StageBar(Console(file=text, width=200), "solve", 8, "rows") as bar:
+        board = Board("solve", bar)
+        for waits in ("", "m at http://host: cannot be reached", ""):
+            board.on_live(Live(waits=waits))
+    lines = [line.strip() for line in text.getvalue().splitlines()]
+    assert [line.endswith("waits: m at http://host: cannot be reached") for line in lines] == [False, True, False]
+
+
 def scraped() -> str:
     """What Prometheus would be given."""
     ports = [node["MetricsExportPort"] for node in ray.nodes()]
