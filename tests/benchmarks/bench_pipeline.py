@@ -1,6 +1,6 @@
 """Do engines and sandboxes work at the same time, and what holds a large cluster back first?
 
-`python -m tests.benchmarks.bench_pipeline [--nodes 1 2 4] [--rows 300] [--rows-per-s 10]`
+`python -m tests.benchmarks.bench_pipeline [--nodes 1 2 4] [--rows 600] [--rows-per-s 10]`
 
 On local clusters of that many Ray nodes, each with a fake engine of a fixed pace and a sandbox, with the product's own plan:
 
@@ -48,7 +48,7 @@ from caco_ray.stages import filters
 from caco_ray.stages.generate import Generate
 from caco_ray.store import Dataset, DatasetWriter, Folder, StageInfo
 
-SHARD_ROWS, TOKENS_PER_ROW = 5, 118  # of the fake sampler's programs, roughly
+SHARD_ROWS, TOKENS_PER_ROW = 20, 118  # of the fake sampler's programs, roughly
 LARGE_SHARD_ROWS = 1024  # of conf/profile/cluster.yaml
 CALLS = shards_in_flight(VllmModel(path="any"), LARGE_SHARD_ROWS)
 FILTERS = FiltersConfig(enabled=("does_not_parse", "no_input", "no_output", "too_short", "unused_input"))
@@ -195,7 +195,7 @@ def simulate(engines: int, engine_s: float, driver_s: float, commit_s: float, ro
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--rows-per-s", type=float, default=10, help="of all fake engines together")
     parser.add_argument("--gpu-rows-per-s", type=float, default=10, help="of each engine in the simulation")
     options = parser.parse_args()

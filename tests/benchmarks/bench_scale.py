@@ -1,12 +1,13 @@
 """Does a run keep its pace with the nodes, and what would stop it at 1,000 nodes and 10^9 rows?
 
-`python -m tests.benchmarks.bench_scale [--nodes 1 2 4] [--rows 300] [--engine-rows-per-s 10]`
+`python -m tests.benchmarks.bench_scale [--nodes 1 2 4] [--rows 500] [--engine-rows-per-s 5]`
 
 On local clusters of a head without CPUs and 1, 2 and 4 workers, each with a fake engine of a fixed pace and a sandbox, the plan of `scale`
-(sample -> filter -> execute twice -> filter -> commit) runs over `--rows` rows for each worker. The pace is what a CPU of this machine
-carries many times over: what is measured is whether the driver and Ray hand out work fast enough. Rates are taken between the first and the
-last tenth of the commits, so that starting and draining do not count. `efficiency_2` and `efficiency_4` are rates over 2 and 4 times that
-of one worker; `driver_rss_growth` is the driver's memory after the largest run over that after the smallest, each in a process of its own.
+(sample -> filter -> execute twice -> filter -> commit) runs over `--rows` rows for each worker, in shards of 20: a shard takes an engine
+four seconds, where one of 1,024 rows takes a GPU minutes. All nodes share this machine's cores: how busy those were is printed beside each
+rate, and rates near 100% say nothing about nodes that have their own. Rates are taken between the first and the last tenth of the commits, so
+that starting and draining do not count. `efficiency_2` and `efficiency_4` are rates over 2 and 4 times that of one worker;
+`driver_rss_growth` is the driver's memory after the largest run over that after the smallest, each in a process of its own.
 
 Then what each shard costs the parts that do not grow with the cluster is measured (driver, commit, the driver's memory, the collected
 manifest), and a table is worked out up to 1,000 nodes of 8 engines of `--gpu-rows-per-s` each and 10^9 rows: how busy each part is for
@@ -17,6 +18,7 @@ shards of 16,384 rows. The last line is JSON.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,14 +59,22 @@ def child(nodes: int, rows: int, rows_per_s: float, folder: Path) -> None:
             notes.mkdir(parents=True)
             source = SampleRange("scale", rows * nodes, SHARD_ROWS, PROGRAM)
             operators = (generator(nodes, rows_per_s * nodes, notes, 2 * nodes), *checkers(nodes, notes, 2 * nodes))
-            commits: list[float] = []
+            commits: list[tuple[float, float]] = []
             plan = Stage(StageInfo("scale", "bench", {}, source.shards), Folder(str(folder / "scale")), source, operators, PROGRAM)
-            run_stage(plan, lambda _: commits.append(time.monotonic()))
-            tenth = len(commits) // 10
-            rate = (len(commits) - 2 * tenth) * SHARD_ROWS / (commits[-tenth - 1] - commits[tenth - 1])
-            print(json.dumps({"rows_per_s": rate, "rss_mb": psutil.Process().memory_info().rss / 1e6}))
+            run_stage(plan, lambda _: commits.append((time.monotonic(), busy_s())))
+            tenth = max(1, len(commits) // 10)
+            (begun, busy_before), (ended, busy_after) = commits[tenth - 1], commits[-tenth - 1]
+            rate = (len(commits) - 2 * tenth) * SHARD_ROWS / (ended - begun)
+            cores = (busy_after - busy_before) / (ended - begun) / len(os.sched_getaffinity(0))
+            print(json.dumps({"rows_per_s": rate, "rss_mb": psutil.Process().memory_info().rss / 1e6, "cores_busy": cores}))
     finally:
         cluster.shutdown()
+
+
+def busy_s() -> float:
+    """CPU seconds that this machine has spent on anything."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def measured(nodes: int, options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -152,8 +162,8 @@ def table(rows_per_s: float, cost: dict[str, float]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rows", type=int, default=300, help="of each node")
-    parser.add_argument("--engine-rows-per-s", type=float, default=10, help="of each fake engine")
+    parser.add_argument("--rows", type=int, default=500, help="of each node")
+    parser.add_argument("--engine-rows-per-s", type=float, default=5, help="of each fake engine")
     parser.add_argument(
         "--gpu-rows-per-s", type=float, default=10, help="of each engine in the table (an assumption: an 8B model on one GPU)"
     )
@@ -167,7 +177,8 @@ def main() -> None:
         runs = {}
         for nodes in options.nodes:
             runs[nodes] = measured(nodes, options, folder / f"{nodes}")
-            print(f"{nodes} nodes: {runs[nodes]['rows_per_s']:.2f} rows/s, driver {runs[nodes]['rss_mb']:.0f} MB", flush=True)
+            rate, rss_mb, cores = (runs[nodes][figure] for figure in ("rows_per_s", "rss_mb", "cores_busy"))
+            print(f"{nodes} nodes: {rate:.2f} rows/s, driver {rss_mb:.0f} MB, cores {cores:.0%} busy", flush=True)
         programs: pa.Table = Dataset(Folder(str(folder / f"{options.nodes[0]}" / "scale"))).read(0, kept_only=False)
         cost = on_cluster(1, partial(costs, folder, programs))
         cost = {**cost, "memory_mb": on_cluster(1, partial(shard_memory, folder)), "collect": collected_s()}
