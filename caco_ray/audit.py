@@ -6,6 +6,7 @@ was changed. Over all shards: no id appears twice, and every id that a row names
 """
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -136,7 +137,7 @@ def split_ids(ids: pa.Table, buckets: int) -> list[pa.Table]:
 
 
 def hash_of(name: str) -> int:
-    return int.from_bytes(name.encode()[-8:], "big")
+    return zlib.crc32(name.encode())
 
 
 def _start(opened: list[tuple[Step, Dataset]], buckets: int) -> tuple[list[tuple[str, ray.ObjectRef]], list[list[ray.ObjectRef]]]:

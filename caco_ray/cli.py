@@ -37,7 +37,10 @@ def run_composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Ca
 
 
 def guarded(action: Callable[[], int | None]) -> NoReturn:
-    """Run `action` and exit with its code; errors of ours become one line on stderr."""
+    """Run `action` and exit with its code; errors of ours become one line on stderr. `--help` shows the job's docstring instead."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((sys.modules["__main__"].__doc__ or "").strip())
+        sys.exit(0)
     try:
         sys.exit(action() or 0)
     except (HydraException, OmegaConfBaseException) as error:
@@ -67,7 +70,8 @@ def parse_arguments(model: type[Model]) -> Model:
 
 def _composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Callable[[Validated], int | None]) -> int | None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to `guarded`: Hydra's own report is many lines
-    sys.argv[1:] = [allow_new_key(argument) for argument in sys.argv[1:]]
+    first = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]  # Hydra takes it in front of the overrides only
+    sys.argv[1:] = first + [allow_new_key(argument) for argument in sys.argv[1:] if argument not in first]
     trees: list[DictConfig] = []
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(trees.append)()
     codes = [job(load(resolved(tree))) for tree in trees]  # one, or the points of a `--multirun`

@@ -1,9 +1,9 @@
-"""The ledger of a run: where each row came from and what it cost, as joins over the committed data sets.
+"""The ledger of a run: where each row came from and what it cost, read from the committed data sets.
 
 Shard `i` of a stage is made of shard `i` of the stage before in the same round and of nothing else (the shipped data set has the shards of
-all rounds, one round after the other). So lineage is joined shard by shard, on ids, and no
-process holds more than one shard of each stage. Only `seeds -> unify` and `scale -> ...` are chains of rows: between them stands a model,
-which is trained on all kept rows of `unify`.
+all rounds, one round after the other). So lineage is a join on ids, shard by shard: `audit.py` checks it for all rows, `trace.py` shows it
+for one. Only `seeds -> unify` and `scale -> ...` are chains of rows: between them stands a model, which is trained on all kept rows
+of `unify`.
 
 Every cost is counted once, in the stage that caused it: later stages carry the columns of earlier ones along, and those copies do not
 count. Work that was lost with a killed process, and what pools held while they were idle, is in no row: `balance` says how much.
@@ -17,19 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caco_ray.config import Config, load_config
-from caco_ray.errors import RunDirError
+from caco_ray.errors import ConfigError, RunDirError
 from caco_ray.held import HELD
 from caco_ray.rounds import REPEATED, label, places
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SELECTED, SHIPPED, SOLUTION, Row
 from caco_ray.source import Joined, KeptRows, Mapped, SampleRange, Source
-from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS
+from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS, is_off
 from caco_ray.stages.assemble import shipped_row
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import is_closed
+from caco_ray.store.json_file import damaged, read_json
 from caco_ray.target import Target
-
-# Whose columns `<role>_...` a stage fills itself, and which stages run programs.
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,15 @@ def read_config(run: Folder) -> Config:
     """The config that a run was made with.
 
     Raises:
-        RunDirError: no run there.
+        RunDirError: no run there, or its config is damaged.
+        ConfigError: another version of the code wrote it.
     """
     if not run.exists("config.json"):
         raise RunDirError(f"{run}: not a run (no config.json there)")
-    return load_config(json.loads(run.read("config.json")))
+    try:
+        return load_config(read_json(run, "config.json"))
+    except ConfigError as error:
+        raise ConfigError(f"{run}/config.json: {error}") from None
 
 
 def source_of(stage: str, config: Config, run: Folder, number: int = 1) -> Source:
@@ -131,8 +134,8 @@ def stages_with_rows(config: Config) -> tuple[str, ...]:
 
 
 def _with_rows(config: Config) -> list[tuple[int, str]]:
-    without = {"train_codegen", "train_student", "evaluate", "report"} | (set() if config.judge.enabled else {"judge"})
-    return [(number, stage) for number, stage in places(config.rounds) if stage not in without]
+    without = {*TRAININGS, "evaluate", "report"}
+    return [(number, stage) for number, stage in places(config.rounds) if stage not in without and not is_off(config, stage)]
 
 
 def place_of(step: Step, shard: int) -> tuple[int, int]:
@@ -171,10 +174,20 @@ def cost_of_row(stage: str, row: Row) -> Cost:
 
 
 def held_by(run: Folder) -> dict[str, Cost]:
-    """What the pools of each stage held in all executions, by its label; empty for a run of before this was recorded."""
+    """What the pools of each stage held in all executions, by its label; empty for a run of before this was recorded.
+
+    Raises:
+        RunDirError: one of the files is damaged.
+    """
     folder, held = run / HELD, dict[str, Cost]()
-    for body in map(json.loads, folder.read_many([name for name in folder.names() if name.endswith(".json")])):
-        held[body["label"]] = held.get(body["label"], Cost()) + Cost(cpu_s=body["cpu_s"], gpu_s=body["gpu_s"])
+    names = [name for name in folder.names() if name.endswith(".json")]
+    for name, data in zip(names, folder.read_many(names), strict=True):
+        try:
+            body = json.loads(data)
+            its_label, cost = body["label"], Cost(cpu_s=body["cpu_s"], gpu_s=body["gpu_s"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(folder, name, error) from error
+        held[its_label] = held.get(its_label, Cost()) + cost
     return held
 
 
@@ -186,14 +199,6 @@ def balance(held: dict[str, Cost], rows: Cost) -> str:
     named = {"for these rows": rows, "for trainings": trained, "lost or idle": Cost(cpu_s=max(0.0, cpu_s), gpu_s=max(0.0, gpu_s))}
     parts = ", ".join(f"{cost.cpu_s:,.0f} CPU s and {cost.gpu_s:,.0f} GPU s {name}" for name, cost in named.items())
     return f"the run held {whole.cpu_s:,.0f} CPU s and {whole.gpu_s:,.0f} GPU s: {parts}"
-
-
-def lineage(step: Step, parent: Step, shard: int) -> pa.Table:
-    """Rows of one shard joined with the rows that they were made of: columns `parent.*` beside the row's own, `parent_id` the key."""
-    rows = Dataset(step.folder).read(shard, kept_only=False)
-    parents = Dataset(parent.folder).read(place_of(step, shard)[1])
-    parents = parents.rename_columns([f"parent.{name}" for name in parents.schema.names])
-    return rows.join(parents, "parent_id", "parent.row_id", join_type="left outer")
 
 
 def _closed_source(stage: str, config: Config, run: Folder, number: int) -> Source | None:

@@ -7,22 +7,19 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from caco_ray.config import STAGES, Config, VllmModel, is_hub_id
+from caco_ray.config import Config, VllmModel, is_hub_id
 from caco_ray.operators import executor
 from caco_ray.placement import selector
 from caco_ray.room import Pool
-from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, model_of, training_of
+from caco_ray.rounds import bounded
+from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, is_off, model_of, training_of
 
 _MODELS = {stage: key for stage, key in MODELS.items() if stage != "unify"}
 
 
 def stages_of(config: Config) -> tuple[str, ...]:
-    """The stages that `from`, `until` and the switches of the config leave."""
-    first = STAGES.index(config.from_stage) if config.from_stage else 0
-    last = STAGES.index(config.until) if config.until else len(STAGES) - 1
-    training = config.training
-    off = {"train_codegen": not training.codegen.enabled, "train_student": not training.student.enabled, "judge": not config.judge.enabled}
-    return tuple(stage for stage in STAGES[first : last + 1] if not off.get(stage))
+    """The stages that `from`, `until`, rounds and the switches of the config leave, each once."""
+    return tuple(dict.fromkeys(stage for _, stage in bounded(config) if not is_off(config, stage)))
 
 
 def runs_programs(stages: Iterable[str]) -> bool:

@@ -3,7 +3,6 @@
 `_SUCCESS` of a training names the weights, each shard's manifest entry the model that made it.
 """
 
-import json
 from collections.abc import Sequence
 
 from caco_ray.config import Config, VllmModel
@@ -13,6 +12,7 @@ from caco_ray.run import folder_of
 from caco_ray.stage_config import MODELS, model_of
 from caco_ray.store import Dataset, Folder, ShardEntry
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
+from caco_ray.store.json_file import read_json
 from caco_ray.store.made_by import check_one_model
 
 
@@ -35,7 +35,7 @@ def check_models(run: Folder, config: Config, stage: str, number: int, folder: F
     if not made_by or not path.startswith("run:"):
         return
     training = folder_of(run, f"train_{path.removeprefix('run:')}", number)
-    trained = json.loads(training.read(SUCCESS_FILE)).get("weights") if is_closed(training) else None
+    trained = read_json(training, SUCCESS_FILE).get("weights") if is_closed(training) else None
     if trained is not None and made_by.split("+")[0] != f"{path}@{trained}":
         raise RunDirError(
             f"{folder}: its rows were made by the model {made_by}, but {training} holds {path}@{trained} now; "

@@ -34,6 +34,7 @@ from caco_ray.seeds import load_seeds
 from caco_ray.seeds.files import read_records
 from caco_ray.source import SampleRange, Source, rows_per_shard
 from caco_ray.stage import Operator
+from caco_ray.stage_config import is_off
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
@@ -52,7 +53,7 @@ def run_loop(config: Config) -> None:
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
-    on = tuple(stage for stage in STEPS if not _is_off(config, stage))
+    on = tuple(stage for stage in STEPS if not is_off(config, stage))
     chosen = bounded(config)
     wanted = [(number, stage) for number, stage in chosen if stage in on]
     with Run(config) as run:
@@ -106,12 +107,6 @@ def _check_learned(run: Run, stage: str) -> None:
             f"round {before}: none of its {found.rows:,} programs is new and kept ({_reasons(found) or 'none came so far'}), so round "
             f"{run.number} has nothing to learn from; see {run.folder}/{REPORT}. rounds={before} ships what there is"
         )
-
-
-def _is_off(config: Config, stage: str) -> bool:
-    training = config.training
-    enabled = {"train_codegen": training.codegen.enabled, "train_student": training.student.enabled, "judge": config.judge.enabled}
-    return not enabled.get(stage, True)
 
 
 def seeds(run: Run) -> str:

@@ -9,11 +9,13 @@ An operator that raises something which is not one of our own errors is treated 
 (`UserError`) and a broken contract stop the stage instead. Failures that an operator reports row by row are tried again here.
 
 An outage is no row's fault. An engine that cannot be reached is waited for. Before a row is given up, one that went through is run once
-more: when that fails too, or when none of many rows goes through, the stage stops, and the driver forgets what was counted
-(`streaming.py`). Only where a shard has very few live rows does it suffice that the operator let any other row through before.
+more: when that fails too, or when none of many rows goes through (for half a minute, where the operator reports them one by one), the stage
+stops, and the driver forgets what was counted (`streaming.py`). Only where a shard has very few live rows does it suffice that the operator
+let any other row through before.
 
-An operator may have `complete(table)`, for what it takes all rows of a shard to say: it gets the shard when its rows are through, however
-they were run and however often, and is never run on parts.
+An operator may have `needs(table)`, which rows it works on: the others say nothing about it. It may have `complete(table)`, for what it
+takes all rows of a shard to say: it gets the shard when its rows are through, however they were run and however often, and is never run
+on parts.
 """
 
 import contextlib
@@ -81,6 +83,10 @@ class _RowsFailedError(Exception):
     """The operator raised on these rows; it is in the attempt's record."""
 
 
+class _NoneThroughError(Exception):
+    """The operator failed on every one of many rows, and said so row by row."""
+
+
 class Guard:
     """Runs one operator over shards. `attempt` begins one at a shard; `passed` says whether any row got through the operator so far;
     `wait` is told what it waits for."""
@@ -137,7 +143,7 @@ class Guard:
                 done[span] = result
                 continue
             failed += 1
-            if failed > _PARTS and not _healthy(table, done):
+            if failed > _PARTS and not _healthy(function, table, done):
                 self._blame_no_row(attempt.said(span))
             if span[1] - span[0] == 1:
                 accused.append(span)
@@ -169,7 +175,7 @@ class Guard:
 
     def _check(self, function: TableFunction, table: pa.Table, attempt: Attempt, done: dict[Span, pa.Table], said: str) -> None:
         """Before rows are given up: does one that went through still do so, or does the operator fail by now whatever it gets?"""
-        healthy = _healthy(table, done)
+        healthy = _healthy(function, table, done)
         for _ in range(self._config.after_kills if healthy else 0):
             row = min(healthy, key=attempt.kills)
             part = _slice(table, row)
@@ -178,7 +184,7 @@ class Guard:
             except _RowsFailedError:
                 said = attempt.said(row)
                 continue
-            if any(_got_through(part, result)):
+            if any(_got_through(function, part, result)):
                 return
             said = result["infra_error"][0].as_py()
         few = sum(_is_live(table)) < _MANY and self._passed()
@@ -204,7 +210,7 @@ class Guard:
             attempt.fail(span, f"{type(error).__name__}: {error}"[:_MAX_MESSAGE])
             raise _RowsFailedError from error
         attempt.end()
-        if any(_got_through(part, result)):
+        if any(_got_through(function, part, result)):
             self._beat(None, "")
         return result
 
@@ -219,20 +225,29 @@ class Guard:
                     result = self._again(function, part, result)
                 self._still_serves(function, part, result)
                 return result
-            except EngineUnreachableError as error:
+            except (EngineUnreachableError, _NoneThroughError) as error:
                 attempt.wait(_one_line(error))
                 self._wait(_one_line(error))
+                if isinstance(error, _NoneThroughError) and wait_s >= _LONGEST_WAIT_S:
+                    self._blame_no_row(_one_line(error))
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _still_serves(self, function: TableFunction, part: pa.Table, result: pa.Table) -> None:
-        """Rows failed one by one: raises EngineUnreachableError where one that got through before them fails by now as well."""
-        through = _got_through(part, result)
-        if not any(through) or through == _is_live(part):
-            return
-        said = self._checked(function, part.slice(through.index(True), 1))["infra_error"][0].as_py()
-        if said is not None:
-            raise EngineUnreachableError(said)
+        """Rows failed one by one: is it they, or the operator? One that got through before them is run again.
+
+        Raises:
+            EngineUnreachableError: that one fails by now as well.
+            _NoneThroughError: none of many rows got through.
+        """
+        said = result["infra_error"].filter(_is_live(part)).drop_null()
+        through = _got_through(function, part, result)
+        if any(through) and len(said):
+            again = self._checked(function, part.slice(through.index(True), 1))["infra_error"][0].as_py()
+            if again is not None:
+                raise EngineUnreachableError(again)
+        elif len(said) >= _MANY and self._config.max_infra_error_fraction < 1:
+            raise _NoneThroughError(said[0].as_py())
 
     def _checked(self, function: TableFunction, part: pa.Table) -> pa.Table:
         result = function(part)
@@ -275,17 +290,19 @@ def _has_live(table: pa.Table) -> bool:
     return any(_is_live(table))
 
 
-def _got_through(given: pa.Table, result: pa.Table) -> list[bool]:
-    """Of each row, whether the operator did its work on it."""
+def _got_through(function: TableFunction, given: pa.Table, result: pa.Table) -> list[bool]:
+    """Of each row, whether the operator did its work on it. One that has `needs(table)` passes the other rows on as they are."""
+    needs = getattr(function, "needs", _is_live)
     failed = pc.is_valid(result["infra_error"]).to_pylist()
-    return [live and not lost for live, lost in zip(_is_live(given), failed, strict=True)]
+    return [needed and not lost for needed, lost in zip(needs(given), failed, strict=True)]
 
 
-def _healthy(table: pa.Table, done: dict[Span, pa.Table]) -> list[Span]:
+def _healthy(function: TableFunction, table: pa.Table, done: dict[Span, pa.Table]) -> list[Span]:
     """Rows that got through, each as a span."""
-    rows = [
-        span[0] + place for span, result in done.items() for place, well in enumerate(_got_through(_slice(table, span), result)) if well
-    ]
+    rows: list[int] = []
+    for span, result in done.items():
+        well = _got_through(function, _slice(table, span), result)
+        rows += [span[0] + place for place, through in enumerate(well) if through]
     return [(row, row + 1) for row in rows]
 
 

@@ -20,7 +20,7 @@ from caco_ray.source import ShardInput
 from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.stages.agreement import Agreement
 from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo
-from caco_ray.store.dataset import is_closed
+from caco_ray.store.dataset import clear, is_closed
 
 _SHIPPED = ("input_json", "output_json", "answer", "language_answer")
 VERIFIED = pa.schema([*SOLUTION, *[pa.field(f"shipped_{name}", pa.string()) for name in _SHIPPED]])  # whatever operators write
@@ -74,8 +74,7 @@ def open_stage(folder: Folder, source: ShippedRows, digest: str, sandbox: Sandbo
     fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
     mine = folder / fingerprint
     if is_closed(mine):
-        for name in ("manifest", "data", "attempts", "stage.json", "_SUCCESS"):  # closed to the last: what is half gone is not gone on with
-            mine.delete(name)
+        clear(mine)
     operators: tuple[Operator, ...] = (executor(sandbox, check_determinism=True), actor("agreement", Agreement), task("compare", compare))
     everything_may_fail = QuarantineConfig(max_infra_error_fraction=1)
     return Stage(StageInfo("verify", fingerprint, settings, source.shards), mine, source, operators, VERIFIED, everything_may_fail)

@@ -27,6 +27,7 @@ from caco_ray.source import Source
 from caco_ray.store import Folder, StageInfo, Totals
 from caco_ray.store.dataset import Dataset, check_files, check_same_stage, is_closed, restore_stage_file
 from caco_ray.store.lease import Lease
+from caco_ray.store.transfer import CACHE_ENV
 
 if TYPE_CHECKING:
     from caco_ray.nodes import Preflight
@@ -46,9 +47,6 @@ FOLDERS = {
     "evaluate": "evaluation",
     "report": "",
 }
-MODEL_CACHE_ENV = (
-    "CACO_RAY_CACHE"  # where the embedded model is converted to; default `.cache` in the working directory, or in a cluster's run.dir
-)
 
 
 def folder_of(run: Folder, stage: str, number: int = 1) -> Folder:
@@ -206,7 +204,7 @@ class Run:
     def _embedded(self) -> Path:
         apart = self.config.cluster.address != "local" and self.folder.is_local  # other nodes do not see our working directory
         default = self.folder.local_path / ".cache" if apart else Path(".cache")
-        return embedded_model(Path(os.environ.get(MODEL_CACHE_ENV, default)).absolute() / "models")
+        return embedded_model(Path(os.environ.get(CACHE_ENV, default)).absolute() / "models")
 
     def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
         """Run one data stage with a bar."""

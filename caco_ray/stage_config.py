@@ -13,6 +13,13 @@ ROLES: dict[str, Role] = {
 EXECUTES = ("unify", "scale")
 
 
+def is_off(config: Config, stage: str) -> bool:
+    """Whether a switch of the config leaves the stage out."""
+    if stage in TRAININGS:
+        return not training_of(config, stage).enabled
+    return stage == "judge" and not config.judge.enabled
+
+
 def model_of(config: Config, stage: str) -> ModelConfig:
     model: ModelConfig = getattr(config.models, MODELS[stage])
     return model

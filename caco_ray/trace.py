@@ -4,7 +4,6 @@ A row of shard `i` has its ancestors and descendants in shard `i` of the other s
 one shard of each stage is read.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from caco_ray.schema import Row
 from caco_ray.stage_config import EXECUTES, MODELS, ROLES
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
+from caco_ray.store.json_file import read_json
 
 _READERS = 16  # threads that look for the row, one file each
 # What each stage wrote, in the order of reading.
@@ -95,10 +95,11 @@ def trace(run: Folder, row_id: str) -> History:
             f"row_id={row_id}: no row of this id in the closed data sets of {run} ({', '.join(step.label for step in there)})"
         )
     step, shard = found
-    own, place, at = _event(step, shard, row_id, "self"), place_of(step, shard), there.index(step)
+    alike = [other for other in there if other.stage == step.stage == "evaluate"] or [step]  # a row for each model
+    own, place, at = [_event(each, shard, row_id, "self") for each in alike], place_of(step, shard), there.index(step)
     before = _at_place([other for other in there[:at] if other.stage != "evaluate"], place)
     after = _at_place(there[at + 1 :] if step.stage != "evaluate" else [], place)
-    return History(row_id, (*reversed(list(_ancestors(before, own))), own, *_descendants(after, own)))
+    return History(row_id, (*reversed(list(_ancestors(before, own[0]))), *own, *_descendants(after, own[0])))
 
 
 def _at_place(among: list[Step], place: tuple[int, int]) -> list[tuple[Step, int]]:
@@ -198,7 +199,7 @@ def _training(run: Folder, number: int) -> Iterator[tuple[str, str]]:
     folder = folder_of(run, "train_codegen", number)
     if not is_closed(folder):
         return
-    body = json.loads(folder.read(SUCCESS_FILE))
+    body = read_json(folder, SUCCESS_FILE)
     examples, base = body["metrics"]["examples"], body["settings"]["base"]
     of_rounds = [str(folder_of(run, "select", before)) for before in range(1, number)]
     data = ", ".join([str(run / FOLDERS["unify"]), *of_rounds])

@@ -17,9 +17,9 @@ from rich.console import Console
 from caco_ray import reexecute
 from caco_ray.audit import Audit, audit, check_ids
 from caco_ray.cluster import connected
-from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict
+from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict, validate
 from caco_ray.errors import ConfigError, StorageError
-from caco_ray.ledger import Step, balance, held_by, read_config, source_of, stages_with_rows, steps
+from caco_ray.ledger import Cost, Step, balance, held_by, read_config, source_of, stages_with_rows, steps
 from caco_ray.progress import StageBar
 from caco_ray.run import FOLDERS
 from caco_ray.shipped import Survey, survey
@@ -36,7 +36,7 @@ class VerifyConfig(Strict):
 
     `dataset` and `run`: folders, local or fsspec URLs; the run is found by itself where the data set lies in it. `fraction` of the rows are
     executed, drawn by `seed`; 0 = none. `state`: where a verification that is killed is gone on with; a folder that all nodes share.
-    `sandbox`: by default the run's.
+    `sandbox`: keys that are not given are the run's.
     """
 
     dataset: str = Field(min_length=1)
@@ -87,6 +87,7 @@ def verify(config: VerifyConfig, console: Console) -> Verification:
     """
     run = find_run(config)
     made_by = read_config(run) if run is not None else None
+    held = held_by(run) if run is not None else {}
     with connected(config.cluster):
         found = survey(config.dataset)
         there = _steps(config, run, made_by)
@@ -97,7 +98,7 @@ def verify(config: VerifyConfig, console: Console) -> Verification:
         faults.append("no rows: an empty data set proves nothing")
     elif totals is not None and not totals.rows:
         faults.append(f"fraction={config.fraction:g} draws none of {found.rows:,} rows: nothing was executed; give a larger one")
-    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, made_by, audited), _checked(audited, run), mismatches, totals)
+    return Verification(tuple(dict.fromkeys(faults)), _unchecked(config, made_by, audited), _checked(audited, held), mismatches, totals)
 
 
 def find_run(config: VerifyConfig) -> Folder | None:
@@ -134,7 +135,7 @@ def _faults_of_files(config: VerifyConfig, found: Survey) -> Iterator[object]:
 def _execute(
     config: VerifyConfig, run: Folder | None, made_by: Config | None, found: Survey, console: Console
 ) -> tuple[tuple[Mismatch, ...], Totals]:
-    sandbox = config.sandbox or (made_by.sandbox if made_by else SandboxConfig())
+    sandbox = _sandbox(config, made_by)
     source = reexecute.ShippedRows(config.dataset, found.slices, config.fraction, config.seed)
     with _state(config, run, console) as folder, StageBar(console, "verify", source.expected_rows, "rows") as bar:
 
@@ -143,6 +144,13 @@ def _execute(
 
         verified = reexecute.run(reexecute.open_stage(folder, source, found.digest, sandbox), on_shard)
         return tuple(_mismatches(verified)), verified.totals
+
+
+def _sandbox(config: VerifyConfig, made_by: Config | None) -> SandboxConfig:
+    """The run's, with the keys that were given laid over it."""
+    of_run = made_by.sandbox if made_by is not None else SandboxConfig()
+    given = config.sandbox.model_dump(exclude_unset=True) if config.sandbox is not None else {}
+    return validate(SandboxConfig, {**of_run.model_dump(), **given})
 
 
 def _mismatches(verified: Dataset) -> Iterator[Mismatch]:
@@ -173,11 +181,10 @@ def _state(config: VerifyConfig, run: Folder | None, console: Console) -> Iterat
         yield Folder(folder)
 
 
-def _checked(audited: Audit, run: Folder | None) -> tuple[str, ...]:
+def _checked(audited: Audit, held: dict[str, Cost]) -> tuple[str, ...]:
     if not audited.rows:
         return ("ids of all rows are compared",)
     stages = ", ".join(f"{label} {rows:,}" for label, rows in audited.rows.items())
-    held = held_by(run) if run is not None else {}
     lines = (f"{audited.shards:,} shards of {len(audited.rows)} data sets (rows: {stages})", f"what these rows cost: {audited.cost}")
     return (*lines, balance(held, audited.cost)) if held else lines
 

@@ -1,11 +1,9 @@
 """Write the report of a run again: python jobs/report.py run=/abs/path/of/run [samples=10]"""
 
-import json
-
 from pydantic import Field
 
 from caco_ray.cli import guarded, parse_arguments
-from caco_ray.config import Strict, load_config
+from caco_ray.config import Strict
 
 
 class ReportArguments(Strict):
@@ -16,17 +14,14 @@ class ReportArguments(Strict):
 
 
 def main() -> None:
-    from caco_ray.errors import RunDirError
+    from caco_ray.ledger import read_config
     from caco_ray.progress import make_console
     from caco_ray.report import print_table, write_report
     from caco_ray.store import Folder
 
     arguments = parse_arguments(ReportArguments)
     folder = Folder(arguments.run)
-    if not folder.exists("config.json"):
-        raise RunDirError(f"run={arguments.run}: not a run (no config.json there)")
-    config = load_config(json.loads(folder.read("config.json")))
-    print_table(make_console(), write_report(folder, config, arguments.samples))
+    print_table(make_console(), write_report(folder, read_config(folder), arguments.samples))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from caco_ray.cost.measured import data_sets
 from caco_ray.cost.plan import Seeds, make_plan
 from caco_ray.cost.rates import Rates
 from caco_ray.errors import RunDirError
-from caco_ray.report.files import read_json
 from caco_ray.run import FOLDERS
 from caco_ray.stage_config import TRAININGS
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
+from caco_ray.store.json_file import read_json
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from caco_ray.errors import RunDirError
 from caco_ray.fingerprint import settings
 from caco_ray.ledger import read_config
 from caco_ray.progress import make_console
-from caco_ray.report.files import read_json
 from caco_ray.run import FOLDERS
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stage_config import MODELS, TRAININGS
 from caco_ray.store import Folder
 from caco_ray.store.dataset import SUCCESS_FILE, differences, is_closed
+from caco_ray.store.json_file import read_json
 
 _FILES = (".yaml", ".yml", ".json")
 _SIZES = ("scale.samples", "scale.shard_rows", "scale.accept", "scale.budget", "seed", "round")  # settings that change how much, not how

@@ -16,11 +16,11 @@ from caco_ray.cost.rates import EngineRate, Rates, StageRate, TrainRate, device_
 from caco_ray.cost.work import passes, replicas_at_work, size_of
 from caco_ray.errors import ConfigError, RunDirError
 from caco_ray.ledger import read_config
-from caco_ray.report.files import damaged, read_json
 from caco_ray.run import FOLDERS
 from caco_ray.stage_config import EXECUTES, MODELS, ROLES, TRAININGS, model_of, training_of
 from caco_ray.store import Dataset, Folder, Totals
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
+from caco_ray.store.json_file import damaged, read_json
 
 TASKS = 4  # shards that tasks outside of actors work on at once (`stage.py`)
 _TRAINED_ON = {"train_codegen": "unify", "train_student": "assemble"}

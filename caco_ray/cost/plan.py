@@ -13,7 +13,7 @@ from caco_ray.cost.estimate import Estimate, Work, estimate_stage, estimate_trai
 from caco_ray.cost.rates import Rates, StageRate, device_of
 from caco_ray.errors import ConfigError
 from caco_ray.rounds import bounded, label, places
-from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, model_of, training_of
+from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, is_off, model_of, training_of
 
 _DEVICES = {"gpu": "on GPUs", "cpu": "on CPU", "openai": "at an endpoint", "fake": "of the fake engine"}
 
@@ -110,12 +110,13 @@ class _Walk:
     def at(self, number: int, stage: str) -> Iterator[Estimate]:
         """One estimate; none for a stage that is off, one for each model that is evaluated."""
         config = self._config
+        if is_off(config, stage):
+            return
         if stage in TRAININGS:
-            if training_of(config, stage).enabled:
-                yield self._training(number, stage)
+            yield self._training(number, stage)
         elif stage == "evaluate":
             yield from (self._data_stage(number, stage, f"evaluate {model}") for model in config.evaluate.models)
-        elif stage != "report" and (stage != "judge" or config.judge.enabled):
+        elif stage != "report":
             yield self._data_stage(number, stage, stage)
 
     def _training(self, number: int, stage: str) -> Estimate:

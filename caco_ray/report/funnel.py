@@ -10,19 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from caco_ray.report.files import damaged, modified, read_json
 from caco_ray.report.models import EvaluationReport, TrainingReport, read_evaluations, read_training
 from caco_ray.report.rounds import RoundReport, read_rounds
 from caco_ray.report.shipped import Shipped, survey
 from caco_ray.rounds import FOLDER, label, places
 from caco_ray.run import FOLDERS, folder_of
+from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
+from caco_ray.store.json_file import damaged, modified, read_json
 
-TRAINED = {"train_codegen": "codegen", "train_student": "student"}
-# Whose columns `<role>_tokens` a stage fills itself, and which stages run programs.
-_ROLES = {"unify": "unify", "scale": "sample", "reverse": "reverse", "solve": "solve", "judge": "judge", "evaluate": "solve"}
-_EXECUTES = ("unify", "scale")
 # A stage that starts from all kept rows of another. `unify` and `evaluate` take one split of the seeds, `scale` has no parent rows.
 _PARENTS = {"select": "scale", "reverse": "select", "solve": "reverse", "judge": "solve", "assemble": "solve"}
 
@@ -134,8 +131,8 @@ def collect_counts(run_folder: Folder) -> RunReport:
         RunDirError: a file that a closed stage names is missing or damaged.
     """
     closed = {name: folder for name, folder in _folders(run_folder) if is_closed(folder)}
-    stages = {name: _stage(name, folder) for name, folder in closed.items() if name.split()[0] not in TRAINED}
-    trainings = tuple(read_training(name, folder) for name, folder in closed.items() if name.split()[0] in TRAINED)
+    stages = {name: _stage(name, folder) for name, folder in closed.items() if name.split()[0] not in TRAININGS}
+    trainings = tuple(read_training(name, folder) for name, folder in closed.items() if name.split()[0] in TRAININGS)
     dates = [date for folder in closed.values() if (date := modified(folder, SUCCESS_FILE))]
     return RunReport(
         folder=str(run_folder),
@@ -179,7 +176,7 @@ def _stage(name: str, folder: Folder) -> StageReport:
     except (KeyError, TypeError) as error:
         raise damaged(folder, SUCCESS_FILE, error) from error
     stage = name.split()[0]
-    role = _ROLES.get(stage)
+    role = ROLES.get(stage)
     return StageReport(
         name=name,
         rows_in=totals.rows_in,
@@ -191,7 +188,7 @@ def _stage(name: str, folder: Folder) -> StageReport:
         seconds=dataset.seconds,
         prompt_tokens=int(totals.sums.get(f"{role}_prompt_tokens", 0)),
         tokens=int(totals.sums.get(f"{role}_tokens", 0)),
-        cpu_s=totals.sums.get("cpu_s", 0.0) if stage in _EXECUTES else 0.0,
+        cpu_s=totals.sums.get("cpu_s", 0.0) if stage in EXECUTES else 0.0,
         fingerprint=dataset.info.fingerprint,
         code_version=version,
         faults=tuple(_faults(dataset)),

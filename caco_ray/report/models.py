@@ -6,9 +6,9 @@ from typing import Any
 
 from caco_ray.config import Config, FakeModel
 from caco_ray.evaluation import Accuracy
-from caco_ray.report.files import damaged, read_json
 from caco_ray.store import Folder
 from caco_ray.store.dataset import SUCCESS_FILE
+from caco_ray.store.json_file import damaged, read_json
 
 PROGRESS_FILE = "progress.jsonl"
 SUMMARY_FILE = "summary.json"

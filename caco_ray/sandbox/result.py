@@ -53,16 +53,6 @@ class ExecutionResult:
     max_rss_mb: float = 0.0
     attempts: int = 1
 
-    @property
-    def has_input(self) -> bool:
-        """The program assigned `input`, whatever its type."""
-        return self.input_state != "absent"
-
-    @property
-    def has_output(self) -> bool:
-        """The program assigned `output`, whatever its type."""
-        return self.output_state != "absent"
-
 
 def clean(error: str) -> str:
     """An error text that can be stored: no lone surrogates, at most 500 characters."""

@@ -9,7 +9,7 @@ from caco_ray.config import ModelConfig, SamplingConfig
 from caco_ray.engines import build_engine
 from caco_ray.engines.base import Completion, EngineStats
 from caco_ray.prompts import STOPS, Role, prompt_name, render
-from caco_ray.schema import Row, live, reject, to_table
+from caco_ray.schema import Row, is_live, reject, to_table
 from caco_ray.stages import judge, reverse, sample, solve, unify
 from caco_ray.stages.meter import Meter
 
@@ -64,9 +64,16 @@ class Generate:
         self._meter, self._cpus, self._gpus = Meter(), model.cpus, model.gpus
         self._engine = build_engine(model, path=path, seed=seed)
 
+    def needs(self, table: pa.Table) -> list[bool]:
+        """Of each row, whether the engine is asked about it."""
+        return [self._is_asked(row) for row in table.select(["reject_reason", "infra_error", RESULT[self._role]]).to_pylist()]
+
+    def _is_asked(self, row: Row) -> bool:
+        return is_live(row) and row[RESULT[self._role]] is None
+
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        asked = [row for row in live(rows) if row[RESULT[self._role]] is None]
+        asked = [row for row in rows if self._is_asked(row)]
         if asked:
             prompts = [render(self._role, self._family, row) for row in asked]
             seeds = [row_seed(self._seed, self._role, row["row_id"]) for row in asked]

@@ -245,6 +245,12 @@ def _fingerprints(folder: Folder) -> set[str]:
     return found - {""}
 
 
+def clear(folder: Folder) -> None:
+    """Delete a dataset. `_SUCCESS` goes last: until then a reader finds it closed, and who is killed here begins again."""
+    for name in (MANIFEST, DATA, COLLECTED, "attempts", *DERIVED, STAGE_FILE, SUCCESS_FILE):
+        folder.delete(name)
+
+
 def restore_stage_file(folder: Folder, info: StageInfo) -> None:
     """Write it again, once `check_same_stage` found it lost."""
     told = {"stage": info.stage, "fingerprint": info.fingerprint, "settings": info.settings, "restored": True}

@@ -28,6 +28,7 @@ from caco_ray.errors import ConfigError
 from caco_ray.fingerprint import fingerprint
 from caco_ray.preflight import check_values
 from caco_ray.rounds import bounded
+from caco_ray.stage_config import is_off
 
 ON_THE_CLUSTER = "cluster.address=auto"  # of the job; profiles for one machine start a Ray of their own
 _MAX_READABLE = 60  # characters of a folder's name before its hash
@@ -124,7 +125,7 @@ def _point(parser: OverridesParser, common: list[str], own: list[str], which: st
 
 
 def _wanted(config: Config) -> set[str]:
-    return {stage for _, stage in bounded(config)} - (set() if config.judge.enabled else {"judge"})
+    return {stage for _, stage in bounded(config) if not is_off(config, stage)}
 
 
 def _placed(points: list[Point]) -> list[Point]:

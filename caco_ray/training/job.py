@@ -10,9 +10,9 @@ from rich.console import Console
 from caco_ray.embedded import embedded_model
 from caco_ray.errors import RunDirError
 from caco_ray.progress import StageBar, format_seconds, make_console
-from caco_ray.run import MODEL_CACHE_ENV
 from caco_ray.store import Folder
 from caco_ray.store.dataset import differences
+from caco_ray.store.transfer import CACHE_ENV
 from caco_ray.training.job_config import TrainJobConfig
 from caco_ray.training.prepare import PLACEMENT, read_result
 from caco_ray.training.sources import open_data
@@ -60,7 +60,7 @@ def _train(config: TrainJobConfig, output: Path, on_step: Callable[[Step], None]
 def _base(base: str) -> str:
     if base != "embedded":
         return base
-    return str(embedded_model(Path(os.environ.get(MODEL_CACHE_ENV, ".cache")).absolute() / "models"))
+    return str(embedded_model(Path(os.environ.get(CACHE_ENV, ".cache")).absolute() / "models"))
 
 
 def _claim(config: TrainJobConfig, output: Path) -> None:

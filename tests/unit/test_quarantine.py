@@ -225,3 +225,51 @@ def test_what_takes_the_whole_shard_gets_it_however_the_rows_were_run(tmp_path: 
 def test_a_shard_whose_rows_are_all_out_is_completed_too(tmp_path: Path) -> None:
     result = guard(tmp_path).run(Counting(set(), set()), table_of(4, reject_reason="timeout"), 0)
     assert result["exec_error"].to_pylist() == ["0 of 4"] * 4
+
+
+def test_what_fails_on_every_row_is_waited_for_and_then_stops_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    away = True
+
+    def work(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in live(rows):
+            row.update({"infra_error": "no interpreter starts"} if away else {"code": "fine"})
+        return to_table(rows, table.schema)
+
+    def sleep(seconds: float) -> None:
+        nonlocal away
+        waits.append(seconds)
+        away = away and len(waits) < 3
+
+    monkeypatch.setattr("caco_ray.quarantine.time.sleep", sleep)
+    assert guard(tmp_path / "a").run(work, table_of(64), 0)["infra_error"].null_count == 64 and len(waits) == 3
+    monkeypatch.setattr("caco_ray.quarantine.time.sleep", waits.append)
+    away = True
+    with pytest.raises(InfraErrorsError, match="fails on all rows.*no interpreter starts"):
+        guard(tmp_path / "b").run(work, table_of(64), 0)
+    assert not Attempt(Folder(str(tmp_path / "b" / "attempts")), "s", "work", 0).suspect
+    assert guard(tmp_path / "c", max_infra_error_fraction=1).run(work, table_of(64), 0)["infra_error"].null_count == 0
+    assert guard(tmp_path / "d").run(work, table_of(3), 0)["infra_error"].null_count == 0  # so few may all be at fault
+
+
+class Engine:
+    """Works on rows without code; away."""
+
+    def needs(self, table: pa.Table) -> list[bool]:
+        return [code is None for code in table["code"].to_pylist()]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in rows:
+            row["infra_error"] = "no answer" if row["code"] is None else None
+        return to_table(rows, table.schema)
+
+
+def test_rows_that_an_engine_passes_on_do_not_show_that_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caco_ray.quarantine.time.sleep", lambda s: None)
+    rows = [{**row, "code": "x" if row["sample_index"] < 2 else None} for row in table_of(16).to_pylist()]
+    beats: list[str | None] = []
+    with pytest.raises(InfraErrorsError, match="no answer"):
+        guard(tmp_path, beat=lambda killed, worker: beats.append(killed)).run(Engine(), to_table(rows, PROGRAM), 0)
+    assert beats == []

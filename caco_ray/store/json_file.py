@@ -1,4 +1,4 @@
-"""The JSON files of a run folder, read with errors that name the file."""
+"""JSON files of a run, read with errors that name the file."""
 
 import json
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 
 from caco_ray.errors import RunDirError
-from caco_ray.store import Folder
+from caco_ray.store.folder import Folder
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any]:
