@@ -38,7 +38,7 @@ from caco_ray.stage_config import is_off
 from caco_ray.stages import agreement, filters, select
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
-from caco_ray.store import Dataset, DatasetWriter, Totals
+from caco_ray.store import Dataset, DatasetWriter, Folder, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
 from caco_ray.training.sources import committed_data
@@ -80,6 +80,8 @@ def run_loop(config: Config) -> None:
 def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
         check_done(run.folder, run.config, stage, run.number)
+        if stage == "select":
+            _search_folder(run).delete("")  # of a run that was killed before it did
         run.say(stage, "done already")
     else:
         _check_learned(run, stage)
@@ -121,6 +123,8 @@ def seeds(run: Run) -> str:
         table = to_table(list(islice(rows, config.shard_rows)), SEED)
         if shard not in done:
             writer.commit(shard, table, table.num_rows, 0.0)
+    if next(rows, None) is not None:
+        raise SeedError(f"seeds: a source grew while it was read ({count:,} seeds before); run the same command again when it is complete")
     return _counts(writer.close(time.monotonic() - started))
 
 
@@ -179,8 +183,7 @@ def select_programs(run: Run) -> str:
     protected = _protected_questions(run)
     known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
     known += [run.round(number).stage_folder("scale") for number in range(1, run.number)]
-    search = run.folder / f"{prefix('select', run.number)}duplicates"
-    programs, timeout_s = run.stage_folder("scale"), run.config.watchdog.timeout_s
+    search, programs, timeout_s = _search_folder(run), run.stage_folder("scale"), run.config.watchdog.timeout_s
     operators = (
         task("mark_duplicates", mark_duplicates, find_duplicates(programs, known, select.program_keys, search, timeout_s=timeout_s)),
         task("decontaminate", mark_contaminated, protected, "code"),
@@ -188,6 +191,10 @@ def select_programs(run: Run) -> str:
     totals = run.run_stage("select", _source(run, "select"), SELECTED, operators)
     search.delete("")  # its rows are marked
     return _counts(totals)
+
+
+def _search_folder(run: Run) -> Folder:
+    return run.folder / f"{prefix('select', run.number)}duplicates"
 
 
 def reverse_programs(run: Run) -> str:

@@ -9,7 +9,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from pydantic import Field
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.console import Console
 from caco_ray import reexecute
 from caco_ray.audit import Audit, audit, check_ids
 from caco_ray.cluster import connected
-from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict, validate
+from caco_ray.config import ClusterConfig, Config, SandboxConfig, Strict, WatchdogConfig, validate
 from caco_ray.errors import ConfigError, StorageError
 from caco_ray.ledger import Cost, Step, balance, held_by, read_config, source_of, stages_with_rows, steps
 from caco_ray.progress import StageBar
@@ -28,6 +29,7 @@ from caco_ray.store.dataset import is_closed
 from caco_ray.store.lease import Lease
 
 STATE = "verification"  # folder in a run
+MOST_NAMED = 1000  # mismatches: of a data set whose sandbox is away there are as many as rows
 _NO_RUN = "no run beside the data set (give run=/path/of/run)"
 
 
@@ -46,6 +48,7 @@ class VerifyConfig(Strict):
     state: str | None = None
     sandbox: SandboxConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Verification:
-    """`faults`: what the audit found; `unchecked`: what could not be checked, and why; `totals`: of the rows that were executed again."""
+    """`faults`: what the audit found; `unchecked`: what could not be checked, and why; `totals`: of the rows that were executed again.
+
+    `mismatches`: the first `MOST_NAMED` of them; the others are counted in `totals`, and lie in the state's data set.
+    """
 
     faults: tuple[str, ...]
     unchecked: tuple[str, ...]
@@ -74,7 +80,12 @@ class Verification:
 
     @property
     def reasons(self) -> Counter[str]:
-        return Counter(mismatch.reason for mismatch in self.mismatches if not mismatch.infra)
+        return Counter(self.totals.rejected if self.totals is not None else {})
+
+    @property
+    def unnamed(self) -> int:
+        """Mismatches beyond those that are named."""
+        return self.totals.rows - self.totals.kept - len(self.mismatches) if self.totals is not None else 0
 
 
 def verify(config: VerifyConfig, console: Console) -> Verification:
@@ -142,8 +153,9 @@ def _execute(
         def on_shard(entry: ShardEntry) -> None:
             bar.advance(entry.totals.rows)
 
-        verified = reexecute.run(reexecute.open_stage(folder, source, found.digest, sandbox), on_shard)
-        return tuple(_mismatches(verified)), verified.totals
+        stage = reexecute.open_stage(folder, source, found.digest, sandbox)
+        verified = reexecute.run(replace(stage, cluster=config.cluster, watchdog=config.watchdog), on_shard)
+        return tuple(islice(_mismatches(verified), MOST_NAMED)), verified.totals
 
 
 def _sandbox(config: VerifyConfig, made_by: Config | None) -> SandboxConfig:

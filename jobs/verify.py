@@ -17,6 +17,8 @@ def main() -> int:
             print(f"{title}: {text}")
     for mismatch in result.mismatches:
         print(f"{'UNCHECKED' if mismatch.infra else 'MISMATCH'}: row {mismatch.row_id}: {mismatch.reason}")
+    if result.unnamed:
+        print(f"... and {result.unnamed:,} more")
     kinds = "".join(f", {count} {kind}" for kind, count in result.reasons.most_common())
     rows = result.totals
     counts = (

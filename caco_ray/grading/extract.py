@@ -13,8 +13,12 @@ import re
 _BOX = re.compile(r"\\f?boxed\s*(?=\{|[^\s{])")
 _JOINT = re.compile(r"(?:[\s$,;]|\\[\[\]() ,;]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b)*")
 _HASHES = re.compile(r"^\s*####\s*(\S.*)$", re.MULTILINE)
-_FINAL = re.compile(r"\bfinal answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(?=(\S.*))", re.IGNORECASE)
-_ANSWER_IS = re.compile(r"\b(?:final\s+)?answer\b[*_]*(?:\s+is\b\s*:?|\s*:)[*_]*[ \t]*(?=(\S.*))", re.IGNORECASE)
+# Behind the phrase the answer follows on the line, or on the next that is not empty if that is no sentence (a capital and three more
+# words); behind a line that only opens display math, inside it. Possessive: what was taken for markup is never read as the answer.
+_NEXT_LINE = r"\r?\n(?!\s*(?-i:[A-Z])[a-z]+(?:[ \t]+\S+){3})(?:[\s*_]|-[ \t])*+"
+_IS = rf"[*_]*(?:\s+is\b[ \t]*+:?+|\s*+:)[ \t*_]*+(?:{_NEXT_LINE})?+(?:(?:\$\$|\\\[)[ \t]*\r?\n\s*)?+(?=(\S.*))"
+_FINAL = re.compile(rf"\bfinal answer\b{_IS}", re.IGNORECASE)
+_ANSWER_IS = re.compile(rf"\b(?:final\s+)?answer\b{_IS}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s+[A-Z\\$*]|\s*$)")
 
 

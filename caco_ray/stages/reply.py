@@ -1,11 +1,13 @@
 """What a model wrote, taken apart: its thinking, its code blocks, its tagged answer."""
 
 import re
+import textwrap
 
 # A template may have opened the thinking in the prompt; thinking that never ends is all there is.
 _THINKING = re.compile(r"^\s*<think>.*?(?:</think>|\Z)|^(?:(?!<think>).)*?</think>", re.DOTALL)
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_PYTHON = frozenset({"", "python", "python3", "py", "py3", "pycon"})
+# The closing fence has a line of its own, or ends the last line of the code.
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_PYTHON = re.compile(r"(?:py(?:thon)?[\d.]*|pycon)?", re.IGNORECASE)
 _CODE_LINE = re.compile(r"^(?:(?:import|from|def|class|input|output)\b|\w+\s*=[^=])", re.MULTILINE)
 _INPUT = re.compile(r"^input\s*(?::[^=\n]+)?=", re.MULTILINE)
 _OUTPUT = re.compile(r"^\s*output\s*(?::[^=\n]+)?=", re.MULTILINE)
@@ -18,7 +20,13 @@ def without_thinking(text: str) -> str:
 
 def fenced_blocks(text: str) -> list[str]:
     """Bodies of the fenced blocks that hold Python or do not say what they hold; a fence left open ends with the text."""
-    return [body.strip("\n") for _, language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
+    found = _FENCE.findall(text.replace("\r\n", "\n"))
+    return [_flush_left(body.rstrip(" \t").strip("\n")) for _, language, body in found if _PYTHON.fullmatch(language)]
+
+
+def _flush_left(body: str) -> str:
+    """Less the indentation of a list item that the block stands in."""
+    return textwrap.dedent(body) if body[:1] in (" ", "\t") else body
 
 
 def extract_code(text: str) -> tuple[str | None, str | None]:

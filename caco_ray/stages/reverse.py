@@ -7,7 +7,8 @@ from caco_ray.schema import Row, reject
 from caco_ray.stages.reply import tagged, without_thinking
 
 _HEADER = re.compile(r"^\W*(?:problem|question|exercise|task)(?:\s+(?:statement|text|\d+))?\s*[:.]\W*?(?=[\w$\\\"'(])", re.IGNORECASE)
-_TRAILER = re.compile(r"^\W*(?:solution|answer|final answer|explanation|hint|note)\b\s*\**\s*:.*", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+# Never at the begin, and no "Note:" or "Hint:": these may say what the problem cannot do without.
+_TRAILER = re.compile(r"(?!\A)^\W*(?:solution|answer|final answer|explanation)\b\s*\**\s*:.*", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 def parse(row: Row, text: str) -> None:

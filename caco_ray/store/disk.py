@@ -67,6 +67,7 @@ class Disk:
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             shutil.copyfile(local, temporary)
+            _sync(temporary)
             os.replace(temporary, path)
         finally:
             _discard(temporary)
@@ -114,6 +115,14 @@ def _write_temporary(path: str, data: bytes) -> str:
     finally:
         os.close(descriptor)
     return temporary
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _discard(temporary: str) -> None:

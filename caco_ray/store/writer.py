@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,7 +30,7 @@ from caco_ray.store.dataset import (
 )
 from caco_ray.store.folder import Folder
 from caco_ray.store.made_by import check_one_model, made_by
-from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, PART, ShardEntry, Totals, add_up, count_rows, entry_name, parse
+from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, ShardEntry, Totals, add_up, count_rows, entry_name, parse
 
 # A request to an object store costs milliseconds of the client's own time: 10,000 entries are read at once, not one by one.
 COLLECT_EVERY = 500
@@ -142,11 +143,12 @@ class DatasetWriter:
             self._unsaved = []
 
     def _sweep(self, named: set[str]) -> None:
-        """Delete what killed commits left behind. Every shard is recorded, so that no commit still on its way can win."""
+        """Delete what killed commits left behind. Every shard of ours is recorded, so that no commit of one still on its way can win; those
+        of other shards may (`RoundFolder`: another driver may be a pass ahead)."""
         for sub in (DATA, MANIFEST):
             for name in self.folder.names(sub, hidden=True):
                 file = f"{sub}/{name}"
-                if _is_temporary(name) or (PART.fullmatch(file) and file not in named):
+                if file not in named and (shard := _left_behind(name)) is not None and shard < self.info.shards:
                     self.folder.delete(file)
 
 
@@ -207,5 +209,7 @@ def _to_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
     return buffer.getvalue()
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+def _left_behind(name: str) -> int | None:
+    """The shard of a part, or of an unfinished part or entry (`.NAME.<random>.tmp`); None for other files."""
+    match = re.fullmatch(r"\.?part-(\d{6,})-[0-9a-f]+\.parquet(?:\.\w+\.tmp)?|\.(\d{6,})\.json\.\w+\.tmp", name)
+    return int(match[1] or match[2]) if match else None

@@ -24,13 +24,26 @@ from caco_ray.grading import final_answer, stated_answers
         ("2 + 2 = 4\n#### 4", ["4"]),
         ("The answer is 5. No: the answer is 7.", ["5", "7"]),
         (r"<think>\boxed{3}</think> The answer is 9", ["9"]),
+        ("The answer is:\n\n12", ["12"]),
+        ("The answer is\n12", ["12"]),
+        ("Final answer:\r\n12", ["12"]),
+        ("**Final answer is:**\n\n**12**", ["12"]),
+        ("The final answer is:\n\n$$12$$", ["$$12$$"]),
+        ("The final answer is:\n$$\n12\n$$", ["12"]),
+        ("The final answer is: \\[\n12\n\\]", ["12"]),
+        ("Therefore the answer is:\n- 12", ["12"]),
+        ("Therefore the answer is:\n-12", ["-12"]),
+        ("The answer is:\nFriday", ["Friday"]),
+        (r"\boxed{12}. The final answer is:" + "\n12", ["12", "12"]),
+        (r"\boxed{12}" + "\n\n**Final answer:**\nThe cost is 12 dollars.", ["12"]),
+        ("### Final answer:\n\nThe final answer is 12.", ["12"]),
     ],
 )
 def test_statements_are_found(text, stated):
     assert stated_answers(text) == stated
 
 
-@pytest.mark.parametrize("text", ["", "There are 5 apples.", r"\boxed{}", r"cut off in \boxed{5", "#### ", r"<think>\boxed{3}</think>"])
+@pytest.mark.parametrize("text", ["", "There are 5 apples.", r"\boxed{}", r"cut off in \boxed{5", "#### ", r"<think>\boxed{3}</think>", "The answer is:"])
 def test_no_statement(text):
     assert final_answer(text) is None
 

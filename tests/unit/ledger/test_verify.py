@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 from rich.console import Console
 
 from caco_ray import reexecute
+from caco_ray import verify as verify_module
+from caco_ray.audit import hash_of
 from caco_ray.config import ConfigError, SandboxConfig, validate
 from caco_ray.errors import RunDirError, StorageError
-from caco_ray.schema import Row
+from caco_ray.ledger import read_config
+from caco_ray.schema import Row, row_id
 from caco_ray.shipped import SLICE_ROWS, survey
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.disk import Disk
@@ -211,7 +215,8 @@ def test_one_large_file_is_cut_in_slices(finished_run: Path, tmp_path: Path) -> 
     assert again == large["row_id"].to_pylist()
 
 
-def test_a_killed_verification_goes_on_and_a_finished_one_begins_anew(finished_run: Path, tmp_path: Path) -> None:
+def test_a_killed_verification_goes_on_and_a_finished_one_begins_anew(finished_run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("caco_ray.store.writer.COLLECT_EVERY", 1)  # as a large one does
     dataset = str(finished_run / "dataset")
     found = survey(dataset)
     source = reexecute.ShippedRows(dataset, found.slices, 1, 0)
@@ -267,3 +272,29 @@ def test_rows_of_two_models_in_one_stage_are_a_fault(run: Path) -> None:
     body["entries"][1]["model"] = "another@1"
     file.write_text(json.dumps(body))
     assert "scale: model: " in audit(run) and "shard 1 were made by the model another@1, those of other shards by fake" in audit(run)
+
+
+def test_keys_of_the_sandbox_that_are_not_given_are_those_of_the_run(finished_run: Path) -> None:
+    made_by = read_config(Folder(str(finished_run)))
+    made_by = made_by.model_copy(update={"sandbox": made_by.sandbox.model_copy(update={"cpu_s": 17.0, "workers": 3})})
+    given = validate(VerifyConfig, {"dataset": "/x", "sandbox": {"memory_mb": 256}})
+    found = verify_module._sandbox(given, made_by)
+    assert (found.cpu_s, found.workers, found.memory_mb) == (17, 3, 256)
+    assert verify_module._sandbox(validate(VerifyConfig, {"dataset": "/x"}), made_by) == made_by.sandbox
+
+
+def test_a_damaged_file_of_the_run_is_named_before_anything_is_executed(run: Path) -> None:
+    (run / "held").mkdir(exist_ok=True)
+    (run / "held" / "scale-1.json").write_text('{"label": ')
+    with pytest.raises(RunDirError, match=r"held/scale-1.json: not readable"):
+        check(run / "dataset")
+    (run / "held" / "scale-1.json").unlink()
+    (run / "config.json").write_text("{")
+    with pytest.raises(RunDirError, match=r"config.json: not readable"):
+        check(run / "dataset")
+
+
+def test_ids_are_spread_evenly_over_the_buckets_of_the_audit() -> None:
+    for buckets in (16, 64, 250):
+        sizes = Counter(hash_of(row_id("p", "s", number)) % buckets for number in range(200 * buckets))
+        assert len(sizes) == buckets and max(sizes.values()) < 1.5 * 200

@@ -1,5 +1,7 @@
 """Replies taken apart: code blocks, tags, thinking."""
 
+import textwrap
+
 import pytest
 
 from caco_ray.schema import row_id
@@ -29,6 +31,10 @@ def fresh(**columns):
         f"```bash\npip install sympy\n```\n```python\n{CODE}\n```",
         f"First a try:\n```python\ndef f(x): return x\n```\nNow all of it:\n```python\n{CODE}\n```",
         f"```python\n{CODE}\n```\nAgain:\n```python\n{CODE}\n```",
+        "1. Here:\n\n" + textwrap.indent(f"```python\n{CODE}\n```", "   "),
+        f"```python\n{CODE}```",
+        f"```python\n{CODE}\n```\nok".replace("\n", "\r\n"),
+        f"```python3.11\n{CODE}\n```",
     ],
 )
 def test_the_one_program_of_a_reply_is_found(text):
@@ -94,9 +100,17 @@ def test_the_question_is_what_is_left_of_the_reply(text):
 
 
 @pytest.mark.parametrize(
-    "question", ["Problem solving takes Ann 3 hours. How long do 2 rounds take?", "Question 4 of a quiz is worth 3 points. Why?"]
+    "question",
+    [
+        "Problem solving takes Ann 3 hours. How long do 2 rounds take?",
+        "Question 4 of a quiz is worth 3 points. Why?",
+        "Ann has 3 bags of 4 apples. How many?\nNote: a bag always holds one rotten apple, which does not count.",
+        "Note: all angles are in degrees. Find x.",
+        "Hint: x > 0.\nFind x with x * x = 4.",
+        "Answer: 12",  # not a question, but not nothing either
+    ],
 )
-def test_words_that_only_begin_like_a_heading_stay(question):
+def test_what_only_looks_like_a_heading_stays(question):
     row = fresh(question=None, question_style=None, reverse_prompt="reverse@1:trained")
     reverse.parse(row, question)
     assert (row["question"], row["question_style"]) == (question, "trained")

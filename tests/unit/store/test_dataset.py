@@ -15,6 +15,7 @@ from caco_ray.source import Joined, KeptRows, Mapped
 from caco_ray.store import Dataset, DatasetWriter, Folder
 from caco_ray.store.dataset import differences, read_shard
 from caco_ray.store.writer import content_hash
+from caco_ray.target import RoundFolder
 
 
 def test_committed_rows_come_back_and_counts_add_up(folder: Folder) -> None:
@@ -89,6 +90,21 @@ def test_files_that_no_manifest_names_do_not_exist_for_readers_and_are_swept(fol
     assert len(list(Dataset(folder).rows())) == 2
     assert folder.names("data", hidden=True) == [entry.file.removeprefix("data/")]
     assert folder.names("manifest", hidden=True) == ["000000.json"]
+
+
+def test_what_a_driver_that_is_a_pass_ahead_commits_is_not_swept(folder: Folder) -> None:
+    """A pass of target mode closes while the shards of the next ones are to come."""
+    behind, ahead = DatasetWriter(RoundFolder(folder.url), info(shards=1), SEED), DatasetWriter(folder, info(shards=2), SEED)
+    behind.open()
+    behind.commit(0, rows(0), 4, 0.1)
+    folder.write("data/part-000001-deadbeef.parquet", b"on its way")
+    folder.write("manifest/.000001.json.abc.tmp", b"{")
+    behind.close(1.0)
+    assert len(folder.names("data")) == 2 and folder.names("manifest", hidden=True) == [".000001.json.abc.tmp", "000000.json"]
+    ahead.open()
+    ahead.commit(1, rows(1), 4, 0.1)
+    ahead.close(1.0)
+    assert len(folder.names("data")) == 2 and folder.names("manifest", hidden=True) == ["000000.json", "000001.json"]
 
 
 def test_a_kill_while_the_directory_is_claimed_does_not_lock_it(tmp_path) -> None:
