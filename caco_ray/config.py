@@ -7,7 +7,7 @@ into one `ConfigError` line that names the key, the value and what is allowed, b
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -15,23 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from caco_ray.errors import ConfigError
 from caco_ray.sandbox.limits import MAX_WORKERS, RANGES, Limits
 
-STAGES = (
-    "seeds",
-    "unify",
-    "train_codegen",
-    "scale",
-    "select",
-    "reverse",
-    "solve",
-    "judge",
-    "assemble",
-    "train_student",
-    "evaluate",
-    "report",
-)
 StageName = Literal[
     "seeds", "unify", "train_codegen", "scale", "select", "reverse", "solve", "judge", "assemble", "train_student", "evaluate", "report"
 ]
+STAGES: tuple[str, ...] = get_args(StageName)
 
 RepairName = Literal["all", "seeds", "unify", "scale", "select", "reverse", "solve", "judge", "assemble", "evaluate"]
 
@@ -247,7 +234,7 @@ class SamplingConfig(Strict):
 
 
 class SandboxConfig(Strict):
-    """Isolation and limits of every program (paper section on filtering: 10 s). What may be chosen is `caco_ray.sandbox.limits`' to say."""
+    """Isolation and limits of every program (paper section on filtering: 10 s). Allowed ranges: `caco_ray/sandbox/limits.py`."""
 
     require: Literal["L0", "L1", "L2", "L3"] = "L2"
     allow_unsafe: bool = False
@@ -348,7 +335,7 @@ class LoraConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """One fine-tuning run (paper sections 1.2 and 2.1 of its scripts give the large defaults)."""
+    """One fine-tuning run. The large defaults are those of the authors' training scripts."""
 
     enabled: bool = True
     roles: tuple[Literal["sample", "reverse", "solve"], ...] = Field(min_length=1)

@@ -1,7 +1,7 @@
 """What the pools of a stage hold, idle or not, kept in the run so that it can be set against what the rows cost (`ledger.balance`).
 
-One file for each execution, `<run>/held/<label>-<token>.json`, written again now and then: a driver that is killed takes the seconds
-since then along, and no more.
+One file for each execution, `<run>/held/<label>-<token>.json`, written again now and then: a driver that is killed loses the seconds
+since then, and no more.
 """
 
 import json

@@ -1,11 +1,11 @@
 """Every prompt, as a named constant with a version; data sets record the `name@version:family` of each row's prompts.
 
     trained    raw text in ChatML roles of our own, for models that this project fine-tuned: no instruction is needed.
-               Sampling after an empty `program` header is the unconditional sampling of the paper (section 1.2).
+               Sampling after an empty `program` header is the unconditional sampling of the paper.
     instruct   chat messages for general instruct models. The paper's texts are not public: these are ours.
     alpaca     the student's form, one text in training and in evaluation (the authors' template `alpaca1`).
 
-`solve` never shows the program: a solver that sees it copies it (paper section 1.6). Change a text, raise its version.
+`solve` never shows the program: a solver that sees it copies it (paper, language CoT). Change a text, raise its version.
 """
 
 import hashlib

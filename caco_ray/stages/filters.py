@@ -1,7 +1,7 @@
 """Rule filters on programs: each is a function `(row, config) -> reason | None`, named by the reason it gives.
 
 Those before execution read the syntax tree alone, so that nothing is run in vain; those after read what the sandbox recorded. The paper's
-rules (section 1.4) are `too_short`, `unused_input` and the run itself; `input["a"]` and `f(**input)` both count as use here.
+rules are `too_short`, `unused_input` and the run itself; `input["a"]` and `f(**input)` both count as use here.
 """
 
 import ast

@@ -18,7 +18,7 @@ def parse(code: str) -> ast.Module | None:
 
 
 def effective_lines(code: str, tree: ast.Module) -> int:
-    """Lines that are not blank, comments, in a docstring, or starting with `import` (paper section 1.4)."""
+    """Lines that are not blank, comments, in a docstring, or starting with `import` (paper, rule-based filtering)."""
     docstring_lines: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):

@@ -1,6 +1,6 @@
 """Draw the solutions of a problem one after the other, and no more once one has agreed.
 
-Solving costs most (the paper spends 73% of its time there, section 1.6), and a problem whose first answer agrees seldom needs a second.
+Solving costs most (the paper spends 73% of its time there), and a problem whose first answer agrees seldom needs a second.
 Samples that are not drawn are rejected as `solved_already`: the counts add up, and pass rates are over those that were drawn. All
 problems of a shard take their turn together; the shards beside it keep the engine's batch full meanwhile.
 """
