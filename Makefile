@@ -26,6 +26,8 @@ check: $(READY)
 setup: $(READY)
 
 $(READY): docker/$(EXTRA).lock pyproject.toml
+	@for ready in $(VENV)/.ready-*; do test ! -e "$$ready" -o "$$ready" = "$@" || { \
+	  echo "$(VENV) was set up with EXTRA=$${ready##*-}: give that, or delete $(VENV) first (two sets of packages do not mix)"; exit 2; }; done
 	@echo "Setting up $(VENV) from docker/$(EXTRA).lock (once; two to five minutes)"
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; say which Python to use: make PYTHON=/path/to/python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
