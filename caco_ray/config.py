@@ -5,12 +5,24 @@ into one `ConfigError` line that names the key, the value and what is allowed, b
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from caco_ray.errors import ConfigError
 from caco_ray.sandbox.limits import MAX_WORKERS, RANGES, Limits
@@ -111,6 +123,44 @@ def is_hub_id(path: str) -> bool:
     return path.count("/") == 1 and not path.startswith(("/", ".", "run:"))
 
 
+# What the chat template is called with, or what would change the call. https://huggingface.co/docs/transformers/chat_templating
+_TEMPLATE_CALL = frozenset(
+    "messages conversation conversations chat_template add_generation_prompt continue_final_message tokenize padding truncation max_length"
+    " return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs".split()
+)
+
+
+def _template_values(values: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(_TEMPLATE_CALL & values.keys()):
+        raise ValueError(f"{taken[0]} is set by the call itself: give what the template reads, for example enable_thinking")
+    return values
+
+
+TemplateValues = Annotated[dict[str, Any], AfterValidator(_template_values)]
+
+
+def _variable(name: object) -> object:
+    """Never repeats what it refuses: it may be the key itself."""
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("give the name of the environment variable that holds the key (letters, digits, _), not the key")
+    return name
+
+
+def _endpoint(url: object) -> object:
+    """Never repeats what may hold a password or a key."""
+    if not isinstance(url, str):
+        return url
+    try:
+        parts = urlparse(url)
+    except ValueError:
+        raise ValueError("no URL: give one such as http://HOST:8000/v1") from None
+    if "@" in (parts.netloc or url) or parts.query or parts.fragment:
+        raise ValueError("give the URL without user, password or query: a key comes from the variable that api_key_env names")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"{url}: give a URL such as http://HOST:8000/v1")
+    return url
+
+
 class VllmModel(Strict):
     """A model that vLLM serves inside the run, one engine per replica.
 
@@ -138,7 +188,7 @@ class VllmModel(Strict):
     enforce_eager: bool = False
     load_timeout_s: PositiveInt = 1800
     stall_timeout_s: PositiveFloat = 600  # without a step of the engine while requests wait for it: it hangs and is replaced
-    chat_template_kwargs: dict[str, Any] = {}  # values that the chat template reads, for example enable_thinking
+    chat_template_kwargs: TemplateValues = {}  # values that the chat template reads, for example enable_thinking
     vllm_args: dict[str, Any] = {}  # more of vLLM's own engine arguments, checked against them
 
     @model_validator(mode="after")
@@ -159,9 +209,9 @@ class OpenAiModel(Strict):
     """An OpenAI-compatible endpoint. The key comes from the environment variable named by `api_key_env`, never from here."""
 
     engine: Literal["openai"] = "openai"
-    base_url: str
+    base_url: Annotated[str, BeforeValidator(_endpoint)]
     model: str = Field(min_length=1)
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, BeforeValidator(_variable)] = "OPENAI_API_KEY"
     prompts: Literal["instruct", "trained", "alpaca"] = "instruct"
     max_model_len: int = Field(4096, ge=64)  # of the endpoint: `max_tokens` must leave room in it; longer token ids are not sent
     replicas: PositiveInt = 1
@@ -169,14 +219,10 @@ class OpenAiModel(Strict):
     max_concurrency: PositiveInt = 64
     timeout_s: PositiveFloat = 120
     max_retries: int = Field(6, ge=0)
-    chat_template_kwargs: dict[str, Any] = {}  # sent along with chat messages where set; vLLM and SGLang know it
+    chat_template_kwargs: TemplateValues = {}  # sent along with chat messages where set; vLLM and SGLang know it
 
-    @model_validator(mode="after")
-    def _url_is_one(self) -> "OpenAiModel":
-        url = urlparse(self.base_url)
-        if url.scheme not in ("http", "https") or not url.netloc:
-            raise ValueError(f"base_url {self.base_url}: give a URL such as http://HOST:8000/v1")
-        return self
+    send_seeds: bool = True  # false for endpoints that refuse `seed`, and `vllm serve` on CPU, which dies of it; rows record theirs still
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # what OpenAI's reasoning models call it
 
     @property
     def gpus(self) -> int:
@@ -318,6 +364,8 @@ class SolveConfig(Strict):
     def _something_to_stop(self) -> "SolveConfig":
         if self.stop_when_agreed and self.samples == 1:
             raise ValueError("stop_when_agreed needs samples 2 or more")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(f"samples {self.samples} at sampling.temperature 0 would all be the same solution: give samples 1, or a temperature")
         return self
 
 
@@ -500,7 +548,8 @@ def _describe(root: type[Strict], item: Any) -> str:
         return f"{key}: a value is needed"
     if item["type"] == "value_error":
         return f"{key}: {item['msg'].removeprefix('Value error, ')}"
-    return f"{key}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    value = "" if isinstance(item["input"], Mapping) else f"={item['input']!r}"  # a mapping may hold a key of an endpoint
+    return f"{key}{value}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 
 def _suggestion(root: type[Strict], location: tuple[str | int, ...]) -> str:

@@ -56,7 +56,13 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("++sampling.stop=['']", "sampling.stop.0='': string should have at least 1 character"),
         ("++models.solve.gpus=1 ++models.solve.tensor_parallel=2", "models.solve: gpus 1: tensor_parallel x pipeline_parallel is 2"),
         ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
-        ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve: base_url localhost:8000: give a URL such as http"),
+        ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve.base_url: localhost:8000: give a URL such as http"),
+        ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same solution"),
+        ("++models.solve.chat_template_kwargs={tokenize:true}", "models.solve.chat_template_kwargs: tokenize is set by the call itself"),
+        (
+            "model@models.solve=openai ++models.solve.chat_template_kwargs={add_generation_prompt:true}",
+            "models.solve.chat_template_kwargs: add_generation_prompt is set by the call itself",
+        ),
         ("model@models.solve=openai models.solve.model=''", "models.solve.model='': string should have at least 1 character"),
         ("run.dir=relative", "run.dir=relative: give an absolute path"),
         ("until=nowhere", "until='nowhere': input should be 'seeds'"),
@@ -67,6 +73,27 @@ def test_a_mistake_is_one_line(override: str, message: str) -> None:
         composed(*override.split())
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["++models.solve.api_key_env=sk-proj-SECRET"], "models.solve.api_key_env: give the name of the environment variable"),
+        (["++models.solve.api_key_env=5EC2E7"], "models.solve.api_key_env: give the name of the environment variable"),
+        (["++models.solve.api_key_env={SECRET:1}"], "models.solve.api_key_env: give the name of the environment variable"),
+        (["models.solve.base_url='http://user:SECRET@host/v1'"], "models.solve.base_url: give the URL without user, password or query"),
+        (["models.solve.base_url='user:SECRET@host/v1'"], "models.solve.base_url: give the URL without user, password or query"),
+        (["models.solve.base_url='https://host/v1?key=SECRET'"], "models.solve.base_url: give the URL without user, password or query"),
+        (["models.solve.base_url='http://user:SECRET[@host/v1'"], "models.solve.base_url: no URL"),
+        (["models.solve.engine=opnai", "++models.solve.api_key_env=SECRET"], "models.solve: input tag 'opnai'"),
+        (["++models.solve.api_key=SECRET"], "models.solve.api_key: no such key; did you mean api_key_env?"),
+    ],
+)
+def test_what_may_be_a_key_is_never_repeated(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        composed("model@models.solve=openai", *overrides)
+    assert said in str(raised.value)
+    assert "SECRET" not in str(raised.value) and "5EC2E7" not in str(raised.value)
 
 
 def test_from_after_until_is_refused() -> None:
