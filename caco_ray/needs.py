@@ -1,20 +1,19 @@
 """What the stages of a run need of a cluster, from its config alone.
 
-The model of `unify` is left out: only seeds without code need it, and that is known when they have been read.
+The model of `unify` converts seeds without code. It is counted in where the config alone tells that there are some; in files whose rows
+may bring code it is known when they have been read.
 """
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from caco_ray.config import Config, VllmModel, is_hub_id
+from caco_ray.config import Config, SeedsConfig, VllmModel, is_hub_id
 from caco_ray.operators import executor
 from caco_ray.placement import selector
 from caco_ray.room import Pool
 from caco_ray.rounds import bounded
 from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, is_off, model_of, training_of
-
-_MODELS = {stage: key for stage, key in MODELS.items() if stage != "unify"}
 
 
 def stages_of(config: Config) -> tuple[str, ...]:
@@ -26,18 +25,27 @@ def runs_programs(stages: Iterable[str]) -> bool:
     return any(stage in EXECUTES for stage in stages)
 
 
+def asks_model(config: Config, stage: str) -> bool:
+    """Whether the stage is certain to ask a model."""
+    return stage in MODELS and (stage != "unify" or _bring_no_code(config.seeds))
+
+
+def _bring_no_code(seeds: SeedsConfig) -> bool:
+    return "reasoning_gym" in seeds.sources or (seeds.path is not None and seeds.fields.code is None)
+
+
 def pools(config: Config, stage: str) -> list[Pool]:
     """The actors of a stage that hold cores, GPUs or memory."""
     found = []
-    if stage in _MODELS:
+    if asks_model(config, stage):
         model = model_of(config, stage)
-        found.append(Pool(f"models.{_MODELS[stage]}", model.cpus, model.gpus, 0, model.replicas))
+        found.append(Pool(f"models.{MODELS[stage]}", model.cpus, model.gpus, 0, model.replicas))
     if stage in EXECUTES:
         box = executor(config.sandbox, check_determinism=False)
         found.append(Pool("sandbox", box.cpus, box.gpus, box.memory_mb, box.actors))
     if stage in TRAININGS:
-        training = training_of(config, stage)
-        found.append(Pool(f"training.{TRAININGS[stage]}", training.cpus_per_worker, training.gpus_per_worker, 0, training.workers))
+        training, name = training_of(config, stage), f"training.{TRAININGS[stage]}"
+        found.append(Pool(name, training.cpus_per_worker, training.gpus_per_worker, 0, training.workers, whole=True))
     return [replace(pool, labels=selector(config.cluster, pool.gpus)) for pool in found]
 
 
@@ -45,8 +53,8 @@ def drives_gpus(config: Config, stages: Iterable[str]) -> list[str]:
     """Keys of what computes on real GPUs. The fake engine only claims them."""
     users = []
     for stage in stages:
-        if stage in _MODELS and isinstance(model := model_of(config, stage), VllmModel) and model.gpus:
-            users.append(f"models.{_MODELS[stage]}")
+        if asks_model(config, stage) and isinstance(model := model_of(config, stage), VllmModel) and model.gpus:
+            users.append(f"models.{MODELS[stage]}")
         if stage in TRAININGS and training_of(config, stage).gpus_per_worker:
             users.append(f"training.{TRAININGS[stage]}")
     return users
@@ -78,9 +86,9 @@ def _named(config: Config, stage: str) -> list[tuple[str, str, str | None]]:
     if stage in TRAININGS:
         key = "base" if stage == "train_codegen" else "student"
         return [(f"models.{key}", getattr(config.models, key), None)]
-    if stage not in _MODELS or not isinstance(model := model_of(config, stage), VllmModel):
+    if not asks_model(config, stage) or not isinstance(model := model_of(config, stage), VllmModel):
         return []
-    own = [(f"models.{_MODELS[stage]}.path", model.path, model.revision)]
+    own = [(f"models.{MODELS[stage]}.path", model.path, model.revision)]
     if stage == "evaluate":
         own = [("models.student", config.models.student, None)] if "base" in config.evaluate.models else []
-    return own + ([(f"models.{_MODELS[stage]}.lora", model.lora, None)] if model.lora is not None else [])
+    return own + ([(f"models.{MODELS[stage]}.lora", model.lora, None)] if model.lora is not None else [])

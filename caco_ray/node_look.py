@@ -26,7 +26,7 @@ def look(run_dir: str, marker: str, node: str, require: str | None, models: list
         "gpus": _gpus(),
         "shm_bytes": _shm_bytes(),
         "ray_disk_used": _disk_used("/tmp/ray"),
-        "absent": [model for model in models if not _is_there(*model)],
+        "absent": [model for model in models if not is_there(*model)],
         "sandbox": level,
         "sandbox_said": said,
         **_storage(run_dir, marker, node, timeout_s),
@@ -74,7 +74,7 @@ def _disk_used(folder: str) -> float:
     return 1 - usage.free / usage.total
 
 
-def _is_there(path: str, revision: str | None) -> bool:
+def is_there(path: str, revision: str | None) -> bool:
     """A folder, or a model of the hub in this node's cache."""
     if os.path.isabs(path):
         return os.path.isdir(path)

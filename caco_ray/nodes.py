@@ -22,8 +22,9 @@ from caco_ray.cluster import connected
 from caco_ray.config import Config
 from caco_ray.errors import ClusterError, StorageError
 from caco_ray.needs import Loaded, drives_gpus, models_loaded, pools, runs_programs, stages_of
-from caco_ray.node_look import SEEN, UNSEEN, Model, versions
+from caco_ray.node_look import SEEN, UNSEEN, Model, is_there, versions
 from caco_ray.room import Place, await_nodes, missing
+from caco_ray.stage_config import TRAININGS
 from caco_ray.store import Folder
 from caco_ray.store.reach import check_reachable
 
@@ -62,7 +63,7 @@ class Node:
 def examine(config: Config, stages: Iterable[str]) -> tuple[list[Node], list[str]]:
     """All nodes with their facts, and a line for each thing missing. Where the driver itself cannot write to `run.dir` no node is asked."""
     on = tuple(stages)
-    lines, found = missing({stage: pools(config, stage) for stage in on}), listed()
+    lines, found = missing({stage: pools(config, stage) for stage in on}) + driver_faults(config, on), listed()
     try:
         found = asked(config, on, found)
     except StorageError as error:
@@ -100,6 +101,8 @@ class Preflight:
             StorageError: the driver itself cannot write to `run.dir`.
         """
         if not self._seen:
+            if lines := driver_faults(self._config, self._stages):
+                raise ClusterError("\n".join(lines))
             await_nodes({stage: pools(self._config, stage) for stage in self._stages}, self._config.cluster, self._say)
         new = asked(self._config, self._stages, listed(self._seen))
         if lines := faults(self._config, self._stages, new):
@@ -180,6 +183,12 @@ def _returned(folder: Folder, marker: str, nodes: list[Node]) -> list[Node]:
     return nodes
 
 
+def driver_faults(config: Config, stages: Iterable[str]) -> list[str]:
+    """A training's base is read by the driver too, before its workers start: its tokenizer, and samples of its weights."""
+    bases = models_loaded(config, [stage for stage in stages if stage in TRAININGS])
+    return [f"the driver: {_model(each, 'there')}" for each in bases if not is_there(each.path, each.revision)]
+
+
 def faults(config: Config, stages: tuple[str, ...], nodes: Iterable[Node]) -> list[str]:
     """One line for each thing that is missing, with the nodes that lack it."""
     mine, lacking = versions(), defaultdict[str, list[Node]](list)
@@ -249,13 +258,13 @@ def _room(config: Config, free: int | None) -> str:
     return f"run.dir={config.run.dir} has {free / _GIB:.2f} GiB free, the run's rows may take {math.ceil(needed / _GIB * 100) / 100:.2f}"
 
 
-def _model(absent: Loaded) -> str:
+def _model(absent: Loaded, where: str = "on each such node") -> str:
     if absent.is_folder:
         return f"{absent.key}={absent.path}: no such folder"
     revision = f" --revision {absent.revision}" if absent.revision else ""
     return (
-        f"{absent.key}={absent.path}: not in the Hugging Face cache there (HF_HOME); run `hf download {absent.path}{revision}` on each "
-        "such node, or allow it with cluster.allow_downloads=true"
+        f"{absent.key}={absent.path}: not in the Hugging Face cache there (HF_HOME); run `hf download {absent.path}{revision}` {where}, or "
+        "allow it with cluster.allow_downloads=true"
     )
 
 

@@ -28,7 +28,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Pool:
-    """`actors` of one kind, each of which takes so much of one node with these labels (a selector, see `placement.py`)."""
+    """`actors` of one kind, each of which takes so much of one node with these labels (a selector, see `placement.py`).
+
+    `whole`: fewer of them are of no use, as in a training.
+    """
 
     name: str
     cpus: float
@@ -36,6 +39,12 @@ class Pool:
     memory_mb: float
     actors: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
+
+    @property
+    def least(self) -> int:
+        """Actors without which there is no point in starting."""
+        return self.actors if self.whole else min(self.actors, 1)
 
     @property
     def each(self) -> dict[str, float]:
@@ -79,13 +88,13 @@ def alive() -> list[Place]:
 
 
 def missing(wanted: Mapping[str, Iterable[Pool]]) -> list[str]:
-    """One line for each pool (by stage) of which no node of the cluster could hold even one actor."""
+    """One line for each pool (by stage) of which the nodes of the cluster could not hold even one actor, or all where it needs all."""
     places = alive()
     return [
-        f"{stage} needs {pool}; no node is large enough for one (the most that a node has: {_most(places, pool)})"
+        f"{stage} needs {pool}{' and no fewer' if pool.whole else ''}; {_room(places, pool)}"
         for stage, pools in wanted.items()
         for pool in pools
-        if not any(pool.fits(place) for place in places)
+        if fit([pool], places)[pool.name] < pool.least
     ]
 
 
@@ -98,8 +107,9 @@ def await_nodes(wanted: Mapping[str, Iterable[Pool]], config: ClusterConfig, say
     if not (lines := missing(wanted)):
         return
     say(f"{'; '.join(lines)}; waiting up to {config.wait_for_nodes_s:g} s for nodes")
-    shapes = {str((pool.each, pool.labels)): pool for pools in wanted.values() for pool in pools if missing({"": [pool]})}
-    _wait(lambda: not missing(wanted), list(shapes.values()), config.wait_for_nodes_s)
+    lacking = sorted((pool for pools in wanted.values() for pool in pools if missing({"": [pool]})), key=lambda pool: pool.least)
+    shapes = {str((pool.each, pool.labels)): pool for pool in lacking}  # one after the other has the place: the largest is asked for
+    _wait(lambda: not missing(wanted), [pool for pool in shapes.values() for _ in range(pool.least)], config.wait_for_nodes_s)
     if lines := missing(wanted):
         raise ClusterError("\n".join(lines))
 
@@ -108,22 +118,23 @@ def make_room(stage: str, pools: list[Pool], config: ClusterConfig, say: Callabl
     """Actors of each pool that the cluster has room for, after waiting for nodes where some have none.
 
     Raises:
-        ClusterError: one line for each pool that cannot even have one.
+        ClusterError: one line for each pool that cannot even have one, or not all where it needs all.
     """
     short = _short(pools)
     if short:
         say(f"{stage}: {', '.join(short)}; waiting up to {config.wait_for_nodes_s:g} s for nodes")
         _wait(lambda: not _short(pools), [pool for pool in pools for _ in range(pool.actors)], config.wait_for_nodes_s)
     placed, short = fit(pools, alive()), _short(pools)
-    if any(pool.actors and not placed[pool.name] for pool in pools):
-        raise ClusterError(f"{stage}: {', '.join(short)}; give fewer CPUs or GPUs to each, or a larger cluster")
+    if lacking := [pool for pool in pools if placed[pool.name] < pool.least]:
+        fewer = "give fewer of them, " if any(pool.whole for pool in lacking) else "give "
+        raise ClusterError(f"{stage}: {', '.join(short)}; {fewer}fewer CPUs or GPUs to each, or a larger cluster")
     if short:
         say(f"{stage}: {', '.join(short)}; going on with these")
     return placed
 
 
 def _wait(is_enough: Callable[[], bool], wanted: list[Pool], timeout_s: float) -> None:
-    """An autoscaler hears what is wanted (one actor each): by itself it learns only of actors that wait, and some might wait for ever."""
+    """An autoscaler hears what is wanted: by itself it learns only of actors that wait, and some might wait for ever."""
     deadline = time.monotonic() + timeout_s
     given = [pool for pool in wanted if pool.each]
     request_resources(bundles=[pool.each for pool in given], bundle_label_selectors=[dict(pool.labels) for pool in given] or None)
@@ -138,6 +149,12 @@ def _short(pools: list[Pool]) -> list[str]:
     """Pools that do not find room for all of their actors, in words."""
     placed = fit(pools, alive())
     return [f"room for {placed[pool.name]} of {pool}" for pool in pools if placed[pool.name] < pool.actors]
+
+
+def _room(places: list[Place], pool: Pool) -> str:
+    if placed := fit([pool], places)[pool.name]:
+        return f"the nodes have room for {placed}"
+    return f"no node is large enough for one (the most that a node has: {_most(places, pool)})"
 
 
 def _most(places: list[Place], pool: Pool) -> str:

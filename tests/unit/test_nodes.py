@@ -17,6 +17,7 @@ from s3fs import S3FileSystem
 from caco_ray import __version__, nodes
 from caco_ray.cluster import _reason
 from caco_ray.config import Config, load_config
+from caco_ray.errors import ClusterError
 from caco_ray.needs import drives_gpus, models_loaded, pools, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, look, versions
 from caco_ray.nodes import Node, faults
@@ -95,6 +96,22 @@ def test_a_model_of_the_hub_must_be_in_the_cache_of_the_nodes_that_load_it(monke
         ("a/b", "v2"),
         ("a/c", None),
     ]
+
+
+def test_the_driver_reads_the_bases_of_trainings_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    given = config("+training.codegen.enabled=false", profile="cluster", folder=str(tmp_path / "run"))
+    monkeypatch.setattr(nodes, "listed", lambda besides=(): [])
+    monkeypatch.setattr(nodes, "missing", lambda wanted: [])
+    line = (
+        "the driver: models.student=Qwen/Qwen2.5-Math-7B: not in the Hugging Face cache there (HF_HOME); run `hf download "
+        "Qwen/Qwen2.5-Math-7B` there, or allow it with cluster.allow_downloads=true"
+    )
+    assert nodes.examine(given, stages_of(given)) == ([], [line])
+    with pytest.raises(ClusterError) as raised:
+        nodes.Preflight(given, stages_of(given), print).check()
+    assert str(raised.value) == line
+    assert nodes.examine(given, ("scale", "judge")) == ([], []), "no other model is loaded by the driver"
 
 
 def test_nodes_that_lack_the_same_share_a_line() -> None:
@@ -194,6 +211,31 @@ def test_needs_of_a_profile() -> None:
     ] == given.training.codegen.gpus_per_worker
     assert drives_gpus(given, on)[:2] == ["training.codegen", "models.sampler"] and drives_gpus(config(), stages_of(config())) == []
     assert stages_of(config("until=scale")) == ("seeds", "unify", "scale")
+
+
+def test_trainings_need_all_of_their_workers() -> None:
+    given = config(profile="gpu8")
+    assert {pool.name: pool.least for stage in stages_of(given) for pool in pools(given, stage) if pool.least > 1} == {
+        "training.codegen": given.training.codegen.workers,
+        "training.student": given.training.student.workers,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seeds", "converts"),
+    [
+        ([], False),
+        (["seeds=procedural"], True),
+        (["seeds=file", "seeds.path=/data/mine.jsonl"], True),
+        (["seeds=file", "seeds.path=/data/mine.jsonl", "+seeds.fields.code=program"], False),  # known when it has been read
+    ],
+)
+def test_the_converter_is_needed_where_seeds_bring_no_code(seeds: list[str], converts: bool) -> None:
+    given = config(*seeds, "until=unify", profile="gpu8")
+    on = stages_of(given)
+    assert ("models.unify" in [pool.name for stage in on for pool in pools(given, stage)]) == converts
+    assert drives_gpus(given, on) == ["models.unify"] * converts
+    assert [each.path for each in models_loaded(given, on)] == ["Qwen/Qwen2.5-72B-Instruct"] * converts
 
 
 def test_unequal_versions_are_one_line() -> None:

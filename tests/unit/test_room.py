@@ -7,7 +7,7 @@ import pytest
 from caco_ray import room
 from caco_ray.config import ClusterConfig
 from caco_ray.errors import ClusterError
-from caco_ray.room import Place, Pool, await_nodes, fit, make_room
+from caco_ray.room import Place, Pool, await_nodes, fit, make_room, missing
 
 GIB = 1 << 30
 GPU_NODE = Place({"CPU": 8.0, "GPU": 4.0, "memory": 64 * GIB}, {"pool": "gpu"})
@@ -84,6 +84,23 @@ def test_without_room_for_one_it_stops(cluster: tuple[list[Place], list[list[dic
         "solve needs engines 2 x (2 CPUs, 2 GPUs); no node is large enough for one (the most that a node has: 3 CPUs, 0 GPUs)",
     ]
     assert requests[-2:] == [[SANDBOXES.each, ENGINES.each], []]
+
+
+def test_a_training_needs_all_of_its_workers(cluster: tuple[list[Place], list[list[dict[str, float]]]]) -> None:
+    nodes, requests = cluster
+    workers, none = Pool("training.student", 2, 1, 0, 8, whole=True), ClusterConfig(wait_for_nodes_s=0)
+    wanted = {"train_codegen": [replace(workers, name="training.codegen", actors=6)], "train_student": [workers]}
+    with pytest.raises(ClusterError) as raised:
+        await_nodes(wanted, none, print)
+    assert str(raised.value).splitlines() == missing(wanted) == [
+        "train_codegen needs training.codegen 6 x (2 CPUs, 1 GPUs) and no fewer; the nodes have room for 4",
+        "train_student needs training.student 8 x (2 CPUs, 1 GPUs) and no fewer; the nodes have room for 4",
+    ]  # fmt: skip
+    assert requests == [8 * [workers.each], []], "one has the place after the other"
+    with pytest.raises(ClusterError, match=r"train_student: room for 4 of training.student 8 x .*; give fewer of them, "):
+        make_room("train_student", [workers], none, print)
+    nodes.append(GPU_NODE)
+    assert missing(wanted) == [] and make_room("train_student", [workers], none, print) == {"training.student": 8}
 
 
 @pytest.mark.usefixtures("ray_cluster")
