@@ -4,6 +4,7 @@ KubeRay retries a failed job itself (`backoffLimit`); a job is FAILED here when 
 """
 
 import json
+import re
 import time
 from datetime import datetime
 from pathlib import Path
@@ -54,8 +55,16 @@ def job_of(found: Object) -> Job:
     deployment = status.get("jobDeploymentStatus", "")
     state = _state(status.get("jobStatus", ""), deployment)
     over = state not in ("PENDING", "RUNNING")
-    message = " ".join(str(status.get("message") or status.get("reason") or "").split())[-500:] if over else ""
-    return Job(found["metadata"]["name"], state, None, message, _seconds(status), refused=deployment == _REFUSED)
+    said = " ".join(str(status.get("message") or status.get("reason") or "").split()) if over else ""
+    return Job(found["metadata"]["name"], state, _exit_code(state, said), said[-500:], _seconds(status), refused=deployment == _REFUSED)
+
+
+def _exit_code(state: State, said: str) -> int | None:
+    """KubeRay hands on what Ray says of the job, and no code. None: the command did not end by itself, or was never started."""
+    if state == "SUCCEEDED":
+        return 0
+    found = re.match(r"Job entrypoint command failed with exit code (-?\d+)", said) if state == "FAILED" else None
+    return int(found[1]) if found else None
 
 
 def _state(job: str, deployment: str) -> State:

@@ -1,7 +1,9 @@
 """A sweep's RayJobs hold against the same schema and operator's rules as those of k8s/; a stand-in for kubectl plays the cluster."""
 
+import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 from functools import cache
@@ -156,6 +158,32 @@ def test_states_of_the_operator(deployment: str, job: str, state: str) -> None:
     assert made.message == ("" if state in ("PENDING", "RUNNING") else "backoffLimit must be 0")
     assert made.worth_retrying == (state == "FAILED" and deployment != "ValidationFailed")
     assert (made.state, made.seconds) == (state, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("job", "message", "code", "again"),
+    [
+        ("FAILED", "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\nerror: x", 2, False),
+        ("FAILED", "Job entrypoint command failed with exit code 75. No logs available.", 75, True),
+        ("FAILED", "Job entrypoint command failed with exit code -9, last available logs: failed with exit code 2", -9, True),
+        ("FAILED", "Job supervisor actor died: a program said that it failed with exit code 2", None, True),
+        ("SUCCEEDED", "Job finished successfully.", 0, False),
+        ("STOPPED", "Job was intentionally stopped.", None, False),
+    ],
+)
+def test_a_mistake_of_the_user_is_not_tried_again(job: str, message: str, code: int | None, again: bool) -> None:
+    """KubeRay's message is Ray's own, which begins as it is written in Ray's source."""
+    deployment = "Failed" if job == "FAILED" else "Complete"
+    made = job_of({"metadata": {"name": "caco-1"}, "status": {"jobStatus": job, "jobDeploymentStatus": deployment, "message": message}})
+    assert (made.state, made.exit_code, made.worth_retrying) == (job, code, again)
+
+
+def test_how_ray_says_the_exit_code() -> None:
+    spec = importlib.util.find_spec("ray")
+    assert spec and spec.submodule_search_locations
+    source = (Path(spec.submodule_search_locations[0]) / "dashboard/modules/job/job_supervisor.py").read_text()
+    said = re.findall(r'message = \(\s*"([^"]*)"\s*f"([^"{]*){return_code}', source)
+    assert said and {"".join(each) for each in said} == {"Job entrypoint command failed with exit code "}
 
 
 @pytest.mark.parametrize(
