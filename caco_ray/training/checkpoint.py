@@ -144,11 +144,25 @@ def load_state(engine: Any, checkpoint: Loadable) -> tuple[int, Totals]:
     Raises:
         CacoError: the checkpoint is damaged, or of another model.
     """
+    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
     try:
         _, client_state = engine.load_checkpoint(str(checkpoint.folder), tag=checkpoint.tag)
+        if checkpoint.universal:
+            _mend_adamw(engine.optimizer, decays)
         return int(client_state["caco_step"]), Totals(**client_state["caco_totals"])
     except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, AssertionError) as error:
         said = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
         raise CacoError(
             f"{checkpoint.folder}: cannot be loaded into this model ({said}); delete it, and training goes on from the one before"
         ) from error
+
+
+def _mend_adamw(optimizer: Any, decays: list[float]) -> None:
+    """What a universal checkpoint of DeepSpeed 0.19 restores wrongly: at ZeRO 3 all groups get the weight decay of the first, and all
+    states one `step` tensor, to which each of them adds (zero/stage3.py); at every stage that tensor is on the CPU, where fused AdamW of
+    a GPU does not take it."""
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for parameter, state in optimizer.optimizer.state.items():
+        if "step" in state:  # a rank may hold no part of a group
+            state["step"] = state["step"].clone().to(parameter.device)

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.cpp_extension import _get_build_directory
 
 from caco_ray.errors import CacoError, StorageError, UserError
-from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints, _convert
+from caco_ray.training.checkpoint import FolderCheckpoints, Loadable, NoCheckpoints, _convert, load_state
 from caco_ray.training.loop import train_loop
 from caco_ray.training.progress import read_progress
 from caco_ray.training.stepping import learning_rate
@@ -156,6 +157,27 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(stage: int, runs: Path, loop
     assert after[:6] == before[:6]
     assert after[6].seconds != before[6].seconds  # these were trained anew
     assert not (smaller / "universal").exists()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_converted_checkpoint_restores_adamw_of_each_group(
+    stage: int, runs: Path, loop_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matrices decay and vectors do not; each state counts its own steps, beside its parameter."""
+
+    def load_and_look(engine: Any, checkpoint: Loadable) -> None:
+        assert checkpoint.universal
+        load_state(engine, checkpoint)
+        states = engine.optimizer.optimizer.state
+        assert [group["weight_decay"] for group in engine.optimizer.param_groups] == [0.1, 0.0]
+        assert [float(state["step"]) for state in states.values()] == [6.0, 6.0]
+        assert len({id(state["step"]) for state in states.values()}) == 2
+        assert all(state["step"].device == parameter.device for parameter, state in states.items())
+        raise KeyboardInterrupt  # seen enough
+
+    monkeypatch.setattr("caco_ray.training.stepping.load_state", load_and_look)
+    with pytest.raises(KeyboardInterrupt):
+        train_loop(loop_config(tmp_path, zero_stage=stage), FolderCheckpoints(runs / f"zero{stage}" / "checkpoints"))
 
 
 def test_a_checkpoint_that_cannot_be_converted_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
