@@ -16,6 +16,7 @@ from caco_ray.prompts import Role, prompt_name
 from caco_ray.rounds import REPEATED
 from caco_ray.seeds.builtin import builtin_digest
 from caco_ray.seeds.files import READ_ERRORS, unreadable
+from caco_ray.training.placement import SAME_MODEL
 
 FORMAT_VERSION = 6  # raise when a stage makes other rows from the same config
 
@@ -37,10 +38,6 @@ _PLACEMENT = {
     "replicas", "tensor_parallel", "pipeline_parallel", "gpus", "cpus", "cpu_threads", "kv_cache_gb", "gpu_memory_fraction",
     "max_num_seqs", "enforce_eager", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
     "load_timeout_s", "stall_timeout_s",
-}  # fmt: skip
-_TRAINING_PLACEMENT = {
-    "workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_rows", "zero_stage", "offload", "activation_checkpointing",
-    "checkpoint_every_steps", "nvme_dir", "peak_tflops", "liger", "flash_attention",
 }  # fmt: skip
 
 
@@ -112,17 +109,19 @@ def _model(model: ModelConfig, role: Role) -> dict[str, Any]:
 
 
 def _training(training: TrainingConfig) -> dict[str, Any]:
-    return training.model_dump(exclude=_TRAINING_PLACEMENT)
+    return training.model_dump(exclude=SAME_MODEL)
 
 
 def _digest(path: str | None) -> str | None:
-    """Of what a file holds.
+    return None if path is None else file_digest(path)
+
+
+def file_digest(path: str) -> str:
+    """16 hex digits of what a file holds.
 
     Raises:
         SeedError: it cannot be read.
     """
-    if path is None:
-        return None
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         return _digest_of(path, json.dumps(filesystem.info(inner), sort_keys=True, default=str))

@@ -7,11 +7,13 @@
     loss.py         cross-entropy at the learned positions only; guard.py stops where it is no number or jumps
     engine.py       model, optimizer and DeepSpeed engine; lora.py adapters; flops.py FLOPs and MFU
     checkpoint.py   save and resume, also on another number of ranks
-    export.py       the folder that transformers and vLLM load; chat.py its chat template
+    export.py       the folder that transformers and vLLM load; chat.py its chat template; generation.py its generation settings
+    first.py        what rank 0 does while the others wait
     progress.py     progress.jsonl and TensorBoard: the curves, read while they are written
 
     sources.py      data sets to train on; examples.py their rows as sequences; data.py sequences -> tokens.arrow
-    prepare.py      checks before the first step, and the result after the last
+    prepare.py      checks before the first step
+    work.py         its work folder, and the result after the last; placement.py settings that may change in between
     trainer.py      train_model: on Ray Train; ray_checkpoints.py its checkpoints
     remote.py       train_remote: the same into an object store, for nodes that share no disk
     torchrun.py     train_here: on the ranks of torchrun

@@ -47,7 +47,10 @@ class NoCheckpoints:
 
 
 class FolderCheckpoints:
-    """`step-N` folders on a disk that all ranks see; a folder gets its name when every rank has written, the `KEEP` newest stay."""
+    """`step-N` folders on a disk that all ranks see; a folder gets its name when every rank has written, the `KEEP` newest stay.
+
+    Limit: one that was damaged since is named and stops the training; only Ray Train's (ray_checkpoints.py) are left out by themselves.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

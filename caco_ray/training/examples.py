@@ -14,8 +14,8 @@ TAG = re.compile(r"# Domain: (.+)")  # `domain_tag`, read back
 def make_examples(training: TrainingConfig, domain: str | None = None) -> Examples:
     """`domain` is that of rows that name none; it counts with `domain_tags` only.
 
-    A tag is learned as the first line of the program: unconditional sampling draws the domain first and a program of it then, and a
-    sampling prompt that ends in a tag asks for that domain.
+    A tag is learned as the first line of the program, so that sampling draws the domain first and a program of it then. Limit: no prompt of
+    ours asks for one domain; a user of the model does, with a sampling prompt that goes on with the tag.
     """
     if training.prompts == "alpaca":
         return _student_examples

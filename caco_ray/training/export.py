@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig
 from caco_ray.raw_text import turn_end
+from caco_ray.training.base import load_tokenizer
 from caco_ray.training.chat import chat_template, replaces_template
+from caco_ray.training.first import from_first
+from caco_ray.training.generation import mend_generation
 from caco_ray.training.lora import merged
-from caco_ray.training.types import TrainLoopConfig
+from caco_ray.training.types import MODEL_FOLDER, TrainLoopConfig
 
 _CARD = """---
 base_model: {base}
@@ -37,18 +39,26 @@ Settings of the training:
 """
 
 
-def export_model(engine: Any, training: TrainingConfig, tokenizer: Any, target: Path, card: str) -> None:
-    """Gather the weights (a collective under ZeRO-3) and write the folder on rank 0; returns on all ranks when it is there."""
+def export_model(engine: Any, config: TrainLoopConfig, examples: int, steps: int, metrics: dict[str, Any]) -> None:
+    """Gather the weights and write the folder on rank 0; returns on all ranks when it is there. A collective.
+
+    Raises:
+        ModelError: on every rank: the base's tokenizer does not load any more.
+    """
     gather = engine._zero3_consolidated_16bit_state_dict if engine.zero_optimization_stage() == 3 else engine.module.state_dict
     state = gather()  # on every rank; under ZeRO-3 rank 0 alone gets the tensors
-    if dist.get_rank() == 0:
+
+    def write() -> None:
+        tokenizer, target = load_tokenizer(Path(config.base)), Path(config.output_dir) / MODEL_FOLDER
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write(engine.module, merged(state, training.lora) if training.lora else state, tokenizer, partial, training)
+        card = model_card(config, tokenizer, examples, steps, metrics)
+        _write(engine.module, merged(state, config.training.lora) if config.training.lora else state, tokenizer, partial, config.training)
         (partial / "README.md").write_text(card)
         _swap(partial, target)
-    dist.barrier()
+
+    from_first(write)
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -65,6 +75,7 @@ def _write(model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: P
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)  # the same numbers as the input embedding: loaders tie them again
     model.config.use_cache = True  # off in training; a model that is trained on after this asks for it off in each call
+    mend_generation(model.generation_config)
     _stop_at_turn_end(model.generation_config, tokenizer)
     model.save_pretrained(folder, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     complete(tokenizer, training)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -12,31 +13,35 @@ from caco_ray.errors import RunDirError
 from caco_ray.progress import StageBar, format_seconds, make_console
 from caco_ray.store import Folder
 from caco_ray.store.dataset import differences
+from caco_ray.store.lease import Lease
 from caco_ray.store.transfer import CACHE_ENV
 from caco_ray.training.job_config import TrainJobConfig
-from caco_ray.training.prepare import PLACEMENT, read_result
+from caco_ray.training.placement import SAME_CHECKPOINTS
 from caco_ray.training.sources import open_data
 from caco_ray.training.torchrun import is_torchrun, train_here
-from caco_ray.training.types import Step, TrainResult
+from caco_ray.training.types import WORK_FOLDER, Step, TrainResult
+from caco_ray.training.work import finished, read_result
 
 _CONFIG_FILE = "config.json"
+_LEASE_FOLDER = "driver"  # see store/lease.py
 
 
 def run_train_job(config: TrainJobConfig) -> None:
-    """Train unless it has been done; a killed job goes on from its last checkpoint.
+    """Train unless it has been done; a killed job goes on from its last checkpoint. One driver at a time: the first rank holds the output.
 
     Raises:
         UserError: one line: what is wrong, where, what to do.
     """
     output, first = Path(config.output), os.environ.get("RANK", "0") == "0"
     console = make_console() if first else Console(quiet=True)
-    if (done := read_result(output)) is not None:
+    if (done := read_result(Folder(str(output)))) is not None:
         _check_same(config, output)
+        if first and (output / WORK_FOLDER).exists():  # a kill left it
+            with _held(config, output, console):
+                finished(Folder(str(output)))
         console.print(f"Nothing to do: {output}/model is complete ({_summary(done)}).")
         return
-    if first:
-        _claim(config, output)
-    with StageBar(console, "train", 1, "steps") as bar:
+    with _held(config, output, console) if first else nullcontext(), StageBar(console, "train", 1, "steps") as bar:
         result = _train(config, output, lambda step: bar.set(step.step, step.steps, _note(step)))
     console.print(f"[bold]{output}/model[/bold]  {_summary(result)}  [dim]{format_seconds(result.seconds)} in steps[/dim]")
 
@@ -63,6 +68,15 @@ def _base(base: str) -> str:
     return str(embedded_model(Path(os.environ.get(CACHE_ENV, ".cache")).absolute() / "models"))
 
 
+@contextmanager
+def _held(config: TrainJobConfig, output: Path, console: Console) -> Iterator[None]:
+    """The output, for this driver alone."""
+    _check_same(config, output)  # before anything is written into a folder of somebody else
+    with Lease(Folder(str(output)), console.print):
+        _claim(config, output)
+        yield
+
+
 def _claim(config: TrainJobConfig, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     _check_same(config, output)
@@ -73,7 +87,7 @@ def _check_same(config: TrainJobConfig, output: Path) -> None:
     """Raises RunDirError where the folder belongs to another training, or to something else."""
     known = output / _CONFIG_FILE
     if not known.exists():
-        if foreign := Folder(str(output)).names():
+        if foreign := [name for name in Folder(str(output)).names() if name != _LEASE_FOLDER]:
             raise RunDirError(f"output={output}: holds {foreign[0]!r}, which no training made; choose another folder")
         return
     changed = differences(_makes(json.loads(known.read_text())), _makes(config.model_dump(mode="json")))
@@ -87,7 +101,7 @@ def _makes(config: dict[str, object]) -> dict[str, object]:
     assert isinstance(training, dict)
     return {
         **{key: value for key, value in config.items() if key not in ("cluster", "training", "output")},
-        "training": {key: value for key, value in training.items() if key not in PLACEMENT},
+        "training": {key: value for key, value in training.items() if key not in SAME_CHECKPOINTS},
     }
 
 

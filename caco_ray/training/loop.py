@@ -14,17 +14,14 @@ import torch
 import torch.distributed as dist
 
 from caco_ray.errors import CacoError
-from caco_ray.training.base import load_tokenizer
 from caco_ray.training.checkpoint import Checkpoints, loadable, save_state
 from caco_ray.training.data import TokenFile
 from caco_ray.training.engine import prepare_process
-from caco_ray.training.export import export_model, model_card
+from caco_ray.training.export import export_model
 from caco_ray.training.plan import Mixed, StepPlan
 from caco_ray.training.progress import ProgressWriter
 from caco_ray.training.stepping import Stepper
-from caco_ray.training.types import Step, TrainLoopConfig, TrainResult
-
-MODEL_FOLDER = "model"
+from caco_ray.training.types import MODEL_FOLDER, WORK_FOLDER, Step, TrainLoopConfig, TrainResult
 
 
 def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Callable[[Step], None] | None = None) -> TrainResult:
@@ -32,7 +29,7 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
 
     Raises:
         UserError: the loss or the gradient is not a number, or the loss jumps; names the rows of the step.
-        ModelError: the model cannot be trained as the config asks.
+        ModelError: the model cannot be trained as the config asks, or its files are gone at the export.
         CacoError: a checkpoint cannot be loaded, or the best model so far is gone.
     """
     training, output = config.training, Path(config.output_dir)
@@ -40,7 +37,7 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
     torch.manual_seed(training.seed)
     file = TokenFile(config.tokens)
     plan, heldout = _plan(config, file), np.flatnonzero(file.heldout)
-    with checkpoints.latest() as folder, loadable(folder, output, config.shared_disk) as checkpoint:
+    with checkpoints.latest() as folder, loadable(folder, output / WORK_FOLDER, config.shared_disk) as checkpoint:
         stepper = Stepper(config, file, plan, checkpoint)
     writer = ProgressWriter(output, stepper.done) if dist.get_rank() == 0 else None
     while stepper.done < plan.steps and not _is_over(config, stepper):
@@ -89,9 +86,7 @@ def _is_over(config: TrainLoopConfig, stepper: Stepper) -> bool:
 def _export(config: TrainLoopConfig, stepper: Stepper) -> None:
     result = _result(config, stepper)
     metrics: dict[str, Any] = {name: getattr(result, name) for name in ("final_loss", "heldout_loss", "tokens", "learned_tokens")}
-    tokenizer = load_tokenizer(Path(config.base))
-    card = model_card(config, tokenizer, result.examples, result.steps, metrics)
-    export_model(stepper.engine, config.training, tokenizer, Path(config.output_dir) / MODEL_FOLDER, card)
+    export_model(stepper.engine, config, result.examples, result.steps, metrics)
 
 
 def _result(config: TrainLoopConfig, stepper: Stepper) -> TrainResult:

@@ -21,18 +21,19 @@ from ray.train import RunConfig
 from ray.train.collective import barrier
 
 from caco_ray.config import TrainingConfig
-from caco_ray.errors import StorageError, UserError
+from caco_ray.errors import StorageError
 from caco_ray.store import Folder
 from caco_ray.store.transfer import fetch_folder, send_folder
 from caco_ray.training.base import check_base
-from caco_ray.training.prepare import RESULT_FILE, SKIPPED_FILE, WORK_FOLDER, Prepared, check_disk, prepare
+from caco_ray.training.guard import FILE_NAME as DIVERGED_FILE
+from caco_ray.training.prepare import Prepared, check_disk, prepare
 from caco_ray.training.progress import BOARD_FOLDER, FILE_NAME, beside
-from caco_ray.training.ray_checkpoints import RayCheckpoints, mend_note
+from caco_ray.training.ray_checkpoints import RayCheckpoints
 from caco_ray.training.trainer import Gauges, fit, run_worker
-from caco_ray.training.types import Step, TrainingData, TrainLoopConfig, TrainResult
+from caco_ray.training.types import MODEL_FOLDER, WORK_FOLDER, Step, TrainingData, TrainLoopConfig, TrainResult
+from caco_ray.training.work import begin, finish, to_json, write_outcome
 
 _TOKENS, _STEP = "tokens.arrow", "step.json"
-_MODEL = "model"
 _WHOLE = "whole"  # names the slot
 _STEP_EVERY_S, _CURVE_EVERY_S = 5.0, 60.0
 
@@ -50,32 +51,26 @@ def train_remote(
 
     Raises:
         ModelError: `base` is not a model folder, or cannot be trained as `training` asks.
+        RunDirError: there are checkpoints of other settings.
         StorageError: the store fails, or a node's disk is too small for the export and the checkpoints.
         UserError: no usable examples, or the training diverged.
     """
     with tempfile.TemporaryDirectory(prefix="caco-train-") as place:
-        prepared = prepare(training, base, data, Path(place), shared_disk=False)
-        work = output / WORK_FOLDER
-        work.put(_TOKENS, Path(prepared.config.tokens))
-        mend_note(work / prepared.name)
-        storage, path = work.for_arrow()
-        run = RunConfig(name=prepared.name, storage_path=path, storage_filesystem=storage)
-        given = {"config": replace(prepared.config, base=base), "name": prepared.name, "output": output}
-        with contextlib.nullcontext() if on_step is None else beside(partial(_follow, work, on_step)):
-            fit(_train_worker, given, prepared.config, run)
-        return _finish(prepared, output)
+        prepared = begin(output, partial(prepare, training, base, data, Path(place), shared_disk=False))
+        if isinstance(prepared, TrainResult):
+            return prepared
+        _fit_on_nodes(prepared, base, output, on_step)
+        return finish(output, prepared)
 
 
-def _finish(prepared: Prepared, output: Folder) -> TrainResult:
-    body = json.loads(output.read(RESULT_FILE))
-    if "user_error" in body:
-        output.delete(RESULT_FILE)
-        raise UserError(body["user_error"])
-    result = prepared.counted(TrainResult(**body))
-    output.put(SKIPPED_FILE, prepared.work / SKIPPED_FILE)
-    output.write(RESULT_FILE, _json(asdict(result)))
-    output.delete(WORK_FOLDER)
-    return result
+def _fit_on_nodes(prepared: Prepared, base: str, output: Folder, on_step: Callable[[Step], None] | None) -> None:
+    work = output / WORK_FOLDER
+    work.put(_TOKENS, Path(prepared.config.tokens))
+    storage, path = work.for_arrow()
+    run = RunConfig(name=prepared.name, storage_path=path, storage_filesystem=storage)
+    given = {"config": replace(prepared.config, base=base), "name": prepared.name, "output": output}
+    with contextlib.nullcontext() if on_step is None else beside(partial(_follow, work, on_step)):
+        fit(_train_worker, given, prepared.config, run, work / prepared.name)
 
 
 def _train_worker(given: dict[str, Any]) -> None:
@@ -84,7 +79,7 @@ def _train_worker(given: dict[str, Any]) -> None:
     place = Path(tempfile.gettempdir()) / f"caco-{given['name']}"  # one of each node; a killed attempt may have left its own
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
-    best = _BestModel(place / _MODEL, output / WORK_FOLDER / f"{given['name']}-best") if first else None
+    best = _BestModel(place / MODEL_FOLDER, output / WORK_FOLDER / f"{given['name']}-best") if first else None
     if context.get_local_rank() == 0:
         _furnish(config, output, place, best)
     barrier()
@@ -93,13 +88,20 @@ def _train_worker(given: dict[str, Any]) -> None:
     result = run_worker(here, _SendingCheckpoints(place, sender, best), sender.on_step)
     if first:
         sender.send_curve()
-        if "user_error" not in result:
-            output.delete(_MODEL)  # part of one that a killed attempt was sending
-            send_folder(place / _MODEL, output / _MODEL)
-        output.write(RESULT_FILE, _json(result))
+        _send_end(place, output, result)
+        write_outcome(output / WORK_FOLDER / given["name"], result)
     barrier()
     if context.get_local_rank() == 0:
         shutil.rmtree(place)
+
+
+def _send_end(place: Path, output: Folder, result: dict[str, Any]) -> None:
+    """The model; or where the training stopped, the rows of the step that it stopped at."""
+    if "user_error" not in result:
+        output.delete(MODEL_FOLDER)  # part of one that a killed attempt was sending
+        send_folder(place / MODEL_FOLDER, output / MODEL_FOLDER)
+    elif (place / DIVERGED_FILE).exists():
+        output.put(DIVERGED_FILE, place / DIVERGED_FILE)
 
 
 def _furnish(config: TrainLoopConfig, output: Folder, place: Path, best: "_BestModel | None") -> None:
@@ -160,7 +162,7 @@ class _Sender:
         with contextlib.suppress(StorageError):
             if now - self._step_at >= _STEP_EVERY_S or step.step == step.steps:
                 self._step_at = now
-                (self._output / WORK_FOLDER).write(_STEP, _json(asdict(step)))
+                (self._output / WORK_FOLDER).write(_STEP, to_json(asdict(step)))
             if now - self._curve_at >= _CURVE_EVERY_S:
                 self.send_curve()
 
@@ -194,7 +196,3 @@ def _follow(work: Folder, on_step: Callable[[Step], None], stop: threading.Event
             if step.step > shown:
                 shown = step.step
                 on_step(step)
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    return (json.dumps(body, indent=1) + "\n").encode()

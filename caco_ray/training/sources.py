@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 from caco_ray.config import TrainingConfig
+from caco_ray.fingerprint import file_digest
 from caco_ray.schema import Row
 from caco_ray.seeds.files import read_records
 from caco_ray.store import Dataset, Folder
@@ -18,9 +19,11 @@ def open_data(path: str, training: TrainingConfig, weight: float = 1.0, domain: 
 
     Raises:
         RunDirError: the folder is not a complete data set.
+        SeedError: the file cannot be read.
     """
     if path.endswith(_FILE_ENDINGS):
-        return TrainingData(path, lambda: _file_rows(path), make_examples(training, domain), weight)
+        hashes = [file_digest(path), domain or ""]
+        return TrainingData(path, lambda: _file_rows(path), make_examples(training, domain), weight, _hash(hashes))
     return committed_data(path, Dataset(Folder(path)), training, weight, domain)
 
 
@@ -28,8 +31,12 @@ def committed_data(
     name: str, dataset: Dataset, training: TrainingConfig, weight: float = 1.0, domain: str | None = None
 ) -> TrainingData:
     """The kept rows of a closed data set."""
-    hashes = hashlib.blake2b("".join([*(entry.sha256 for entry in dataset.entries), domain or ""]).encode(), digest_size=8)
-    return TrainingData(name, dataset.rows, make_examples(training, domain), weight, hashes.hexdigest())
+    hashes = [*(entry.sha256 for entry in dataset.entries), domain or ""]
+    return TrainingData(name, dataset.rows, make_examples(training, domain), weight, _hash(hashes))
+
+
+def _hash(parts: list[str]) -> str:
+    return hashlib.blake2b("".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def _file_rows(path: str) -> Iterator[Row]:

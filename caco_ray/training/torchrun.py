@@ -7,17 +7,20 @@ it is started again with the same arguments, on the same or on another number of
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
 
 from caco_ray.config import TrainingConfig, validate
-from caco_ray.errors import UserError
+from caco_ray.store import Folder
 from caco_ray.training.checkpoint import FolderCheckpoints, NoCheckpoints
 from caco_ray.training.engine import prepare_process
+from caco_ray.training.first import from_first
 from caco_ray.training.loop import train_loop
-from caco_ray.training.prepare import Prepared, prepare, write_result
+from caco_ray.training.prepare import prepare
 from caco_ray.training.types import Step, TrainingData, TrainResult
+from caco_ray.training.work import begin, finish, write_outcome
 
 
 def is_torchrun() -> bool:
@@ -35,20 +38,14 @@ def train_here(
     """
     training = validate(TrainingConfig, {**training.model_dump(), "workers": int(os.environ["WORLD_SIZE"])})
     prepare_process("cuda" if training.gpus_per_worker else "cpu", training.cpus_per_worker)
-    shared: list[Prepared | UserError | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            shared[0] = prepare(training, base, data, output_dir)
-        except UserError as error:  # every rank stops with it
-            shared[0] = error
-    dist.broadcast_object_list(shared, device="cpu" if dist.get_backend() == "gloo" else None)
-    prepared = shared[0]
-    if not isinstance(prepared, Prepared):
-        raise prepared or UserError("nothing was prepared")
+    output = Folder(str(output_dir.absolute()))
+    prepared = from_first(lambda: begin(output, partial(prepare, training, base, data, output_dir)))
+    if isinstance(prepared, TrainResult):
+        return prepared
     folder = prepared.work / prepared.name
     result = train_loop(prepared.config, FolderCheckpoints(folder) if training.checkpoint_every_steps else NoCheckpoints(), on_step)
     if dist.get_rank() == 0:
-        write_result(prepared.config, asdict(result))
-        result = prepared.finish()
+        write_outcome(Folder(str(folder)), asdict(result))
+        result = finish(output, prepared)
     dist.barrier()
     return result

@@ -7,6 +7,7 @@ is called again with the same arguments; without `checkpoint_every_steps` it sta
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from caco_ray.metrics import TRAINING
 from caco_ray.store import Folder
 from caco_ray.telemetry import exported
 from caco_ray.training.checkpoint import KEEP, Checkpoints, NoCheckpoints
-from caco_ray.training.prepare import WORK_FOLDER, prepare, write_result
+from caco_ray.training.prepare import prepare
 from caco_ray.training.progress import following
 from caco_ray.training.ray_checkpoints import RayCheckpoints, mend_note
-from caco_ray.training.types import PATIENCE_S, Step, TrainingData, TrainLoopConfig, TrainResult
+from caco_ray.training.types import PATIENCE_S, WORK_FOLDER, Step, TrainingData, TrainLoopConfig, TrainResult
+from caco_ray.training.work import begin, finish, write_outcome
 
 _MAX_FAILURES = 3  # restarts from the last checkpoint when a worker or node dies; there are none without checkpoints
 _MAX_STARTS = 60  # of a minute each while nodes are coming; Ray Train alone would try for ever, also where workers cannot live
@@ -43,37 +45,42 @@ def train_model(
     """Fine-tune `base` on the mixture `data` and leave the model in `output_dir/model`.
 
     `output_dir` is on a disk that all workers see; it also gets `progress.jsonl` (the loss curve), `tensorboard/`, `skipped.jsonl` and
-    `result.json`; checkpoints are in `work/` while it trains. `on_step` is called from a thread of this process.
+    `result.json`; checkpoints are in `work/` while it trains. `on_step` is called from a thread of this process. Where a training has
+    been finished in `output_dir`, its result is returned: what it was made of is for the caller to compare.
 
     Raises:
         ModelError: `base` is not a model folder, or cannot be trained as `training` asks.
+        RunDirError: there are checkpoints of other settings.
         StorageError: the disk is too small for the export and the checkpoints.
         UserError: no usable examples, or the training diverged.
     """
-    prepared = prepare(training, base, data, output_dir)
-    storage = str(prepared.work.absolute())
-    mend_note(Folder(storage) / prepared.name)
-    run = RunConfig(name=prepared.name, storage_path=storage)
+    output = Folder(str(output_dir.absolute()))
+    prepared = begin(output, partial(prepare, training, base, data, output_dir))
+    if isinstance(prepared, TrainResult):
+        return prepared
+    place = output / WORK_FOLDER / prepared.name
+    run = RunConfig(name=prepared.name, storage_path=str(place.local_path.parent))
     with following(output_dir, on_step):
-        fit(_train_worker, {"config": prepared.config}, prepared.config, run)
-    return prepared.finish()
+        fit(_train_worker, {"config": prepared.config, "place": place}, prepared.config, run, place)
+    return finish(output, prepared)
 
 
-def fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> None:
-    """Call `worker(given)` on each rank. `run` names the training and its storage: the same ones continue.
+def fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig, place: Folder) -> None:
+    """Call `worker(given)` on each rank. `run` names the training and its storage, which together are `place`: the same ones continue.
 
     Ray Train's own driver is a task of this node: in this process it would take Ctrl-C over, for good, and end with exit code 0.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     task = ray.remote(num_cpus=0, max_retries=_MAX_FAILURES, scheduling_strategy=here)(_fit)
     try:
-        ray.get(task.remote(worker, given, config, run))
+        ray.get(task.remote(worker, given, config, run, place))
     except RayTaskError as error:
         raise error.cause from None
 
 
-def _fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig) -> None:
+def _fit(worker: Callable[[dict[str, Any]], None], given: dict[str, Any], config: TrainLoopConfig, run: RunConfig, place: Folder) -> None:
     """Raises CacoError, in one line."""
+    mend_note(place)  # here: Ray calls this anew where a kill of this process cut the note off
     with _one_line_errors():
         _ray_trainer(worker, given, config, run).fit()
 
@@ -99,7 +106,7 @@ def _train_worker(given: dict[str, Any]) -> None:
     config: TrainLoopConfig = given["config"]
     result = run_worker(config, RayCheckpoints(Path(config.output_dir) / WORK_FOLDER), Gauges(Path(config.output_dir).name).set)
     if ray.train.get_context().get_world_rank() == 0:
-        write_result(config, result)
+        write_outcome(given["place"], result)
 
 
 def run_worker(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Callable[[Step], None]) -> dict[str, Any]:

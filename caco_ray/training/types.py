@@ -7,6 +7,10 @@ from caco_ray.config import TrainingConfig
 from caco_ray.prompts import Segment
 from caco_ray.schema import Row
 
+MODEL_FOLDER = "model"  # of a training's output
+WORK_FOLDER = "work"  # see work.py
+RESULT_FILE = "result.json"
+SKIPPED_FILE = "skipped.jsonl"
 PATIENCE_S = 7200  # of ranks that wait for one which tokenises or converts a checkpoint
 Rows = Callable[[], Iterable[Row]]  # opens the data set; each row has `row_id`
 Examples = Callable[[Row], list[tuple[Segment, ...]]]  # training sequences of one row

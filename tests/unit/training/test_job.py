@@ -4,18 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from caco_ray.errors import ConfigError
+from caco_ray.errors import ConfigError, RunDirError, SeedError
 from caco_ray.schema import SHIPPED, row_id, to_table
 from caco_ray.store import DatasetWriter, Folder, StageInfo
-from caco_ray.training.job import _claim
+from caco_ray.store.lease import Lease
+from caco_ray.training.job import _claim, run_train_job
 from caco_ray.training.job_config import load_train_job
 from caco_ray.training.progress import read_progress
 from caco_ray.training.sources import open_data
+from caco_ray.training.types import TrainResult
 from tests.unit.training.conftest import make_rows, settings
 
 ROOT = Path(__file__).parents[3]
@@ -117,6 +120,23 @@ def test_a_kill_while_the_config_is_written_leaves_a_folder_that_can_be_taken(ba
     assert json.loads((tmp_path / "config.json").read_text())["base"] == str(base)
 
 
+def test_a_second_driver_is_refused(base: Path, tmp_path: Path) -> None:
+    config = load_train_job({"base": str(base), "output": str(tmp_path), "data": "/a", "training": settings().model_dump()})
+    with Lease(Folder(str(tmp_path)), print), pytest.raises(RunDirError, match="another driver is at work there"):
+        run_train_job(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["driver"]
+
+
+def test_what_a_kill_at_the_end_left_goes(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_train_job({"base": str(base), "output": str(tmp_path), "data": "/a", "training": settings().model_dump()})
+    _claim(config, tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "result.json").write_text(json.dumps({field.name: {} if field.name == "skipped" else 0 for field in fields(TrainResult)}))
+    (tmp_path / "work" / "training-x").mkdir(parents=True)
+    run_train_job(config)
+    assert "Nothing to do" in capsys.readouterr().out and not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize(
     ("data", "paths"),
     [("/a", ["/a"]), (["/a", {"path": "s3://b/c", "weight": 2}], ["/a", "s3://b/c"]), ({"path": "/a", "domain": "algebra"}, ["/a"])],
@@ -139,6 +159,10 @@ def test_a_domain_that_nothing_reads_is_one_line() -> None:
         ({"early_stop_after": 2}, "early_stop_after needs heldout_fraction"),
         ({"evaluate_every_steps": 2}, "evaluate_every_steps needs heldout_fraction"),
         ({"offload": "nvme"}, "offload nvme needs zero_stage 3 and nvme_dir"),
+        (
+            {"offload": "nvme", "zero_stage": 3, "nvme_dir": "/fast", "checkpoint_every_steps": 2},
+            "offload nvme cannot go on from checkpoints: set checkpoint_every_steps null",
+        ),
         ({"offload": "cpu", "zero_stage": 0}, "offload cpu needs zero_stage"),
         ({"nvme_dir": "/fast"}, "nvme_dir /fast needs offload nvme"),
         ({"prompts": "alpaca", "roles": ["solve"], "domain_tags": True}, "domain_tags begin programs, which roles .'solve'. do not learn"),
@@ -155,7 +179,18 @@ def test_settings_that_do_not_fit_together_are_one_line(changes: dict[str, objec
         load_train_job(tree)
 
 
-def test_the_domain_of_a_data_set_is_part_of_what_its_tokens_are_made_of(dataset: Path) -> None:
+def test_the_domain_of_a_data_set_is_part_of_what_its_tokens_are_made_of(dataset: Path, tmp_path: Path) -> None:
     training = settings(domain_tags=True)
-    prints = [open_data(str(dataset), training, domain=domain).fingerprint for domain in ("algebra", "geometry", None)]
-    assert len(set(prints)) == 3
+    (tmp_path / "a.jsonl").write_text('{"code": "1"}\n')
+    for path in (dataset, tmp_path / "a.jsonl"):
+        prints = [open_data(str(path), training, domain=domain).fingerprint for domain in ("algebra", "geometry", None, None)]
+        assert None not in prints and len(set(prints)) == 3
+
+
+def test_a_plain_file_is_named_by_what_it_holds(tmp_path: Path) -> None:
+    for name, code in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"code": code}) + "\n")
+    one, same, other = (open_data(f"{tmp_path}/{name}.jsonl", settings()).fingerprint for name in "abc")
+    assert one == same != other
+    with pytest.raises(SeedError, match="cannot be read"):
+        open_data(f"{tmp_path}/nothing.jsonl", settings())

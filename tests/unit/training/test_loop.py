@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +19,12 @@ from caco_ray.training.loop import train_loop
 from caco_ray.training.progress import read_progress
 from caco_ray.training.stepping import learning_rate
 from caco_ray.training.types import TrainLoopConfig
-from tests.unit.training.conftest import run_ranks, settings
+from tests.unit.training.conftest import RANKS, run_ranks, settings
+from tests.unit.training.rank import HEARD, hear_of_failure
 
 Make = Callable[..., TrainLoopConfig]
 FEW = {"max_steps": 3, "learning_rate": 1e-3}
+BF16 = {"dtype": "bfloat16", "activation_checkpointing": True, "checkpoint_every_steps": 6}
 PACKED = {"batching": "packed", "max_length": 128}
 
 
@@ -48,7 +51,7 @@ def runs(loop_config: Make, smollm2: Path, tmp_path_factory: pytest.TempPathFact
     configs = [
         *[replace(loop_config(root / f"smollm2_{stage}", zero_stage=stage, **FEW, **two), base=str(smollm2)) for stage in (1, 2, 3)],
         *[loop_config(root / f"zero{stage}", zero_stage=stage, checkpoint_every_steps=6, **two) for stage in (0, 1, 2, 3)],
-        loop_config(root / "bf16", zero_stage=2, dtype="bfloat16", activation_checkpointing=True, **two),
+        *[loop_config(root / f"bf16_{stage}", zero_stage=stage, **BF16, **two) for stage in (0, 2)],
         *[loop_config(root / f"packed{stage}", zero_stage=stage, **PACKED, workers=2, micro_batch_rows=1) for stage in (1, 3)],
         loop_config(root / "offload", zero_stage=3, offload="cpu", **two),
         loop_config(root / "cut", zero_stage=2, checkpoint_every_steps=3, **two),
@@ -65,7 +68,8 @@ def runs(loop_config: Make, smollm2: Path, tmp_path_factory: pytest.TempPathFact
         ("zero1", "alone", 1e-3),
         ("zero2", "alone", 1e-3),
         ("zero3", "alone", 1e-3),
-        ("bf16", "alone", 5e-2),
+        ("bf16_0", "alone", 5e-2),
+        ("bf16_2", "alone", 5e-2),
         ("offload", "alone", 1e-3),
         ("packed1", "packed_alone", 1e-3),
         ("packed3", "packed_alone", 1e-3),
@@ -156,7 +160,21 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(stage: int, runs: Path, loop
     after = read_progress(smaller)
     assert after[:6] == before[:6]
     assert after[6].seconds != before[6].seconds  # these were trained anew
-    assert not (smaller / "universal").exists()
+    assert not list(smaller.rglob("universal"))
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_bf16_checkpoint_of_two_ranks_goes_on_with_one_and_with_two(stage: int, runs: Path, loop_config: Make, tmp_path: Path) -> None:
+    """Its master weights are its own, in float32."""
+    undisturbed = read_progress(runs / f"bf16_{stage}")
+    for name in ("one", "two"):
+        shutil.copytree(runs / f"bf16_{stage}", tmp_path / name)
+    assert resumed(loop_config(tmp_path / "one", zero_stage=stage, **BF16)) == pytest.approx(curve(runs / "alone"), rel=5e-2)
+    assert run_ranks([loop_config(tmp_path / "two", zero_stage=stage, workers=2, micro_batch_rows=2, **BF16)], tmp_path) == [0, 0]
+    assert curve(tmp_path / "two") == pytest.approx(curve(runs / f"bf16_{stage}"), rel=1e-3)
+    for name in ("one", "two"):
+        after = read_progress(tmp_path / name)
+        assert after[:6] == undisturbed[:6] and after[6].seconds != undisturbed[6].seconds
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -201,6 +219,18 @@ def test_a_checkpoint_of_another_model_is_one_line(runs: Path, base: Path, loop_
     with pytest.raises(CacoError, match=r"step-00000006: cannot be loaded into this model \(Error\(s\) in loading state_dict") as raised:
         train_loop(config, FolderCheckpoints(runs / "zero0" / "checkpoints"))
     assert "\n" not in str(raised.value)
+
+
+def test_what_goes_wrong_on_the_first_rank_alone_stops_all_of_them() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [RANKS.Process(target=hear_of_failure, args=(rank, 2, port)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [HEARD, HEARD]
 
 
 def test_a_diverged_step_stops_with_its_rows(loop_config: Make, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from caco_ray.training.chat import replaces_template
 from caco_ray.training.data import TokenFile, write_tokens
 from caco_ray.training.engine import build_engine, check_nvme, prepare_process
 from caco_ray.training.examples import make_examples
-from caco_ray.training.export import _stop_at_turn_end, complete, model_card
+from caco_ray.training.export import _stop_at_turn_end, _write, complete, model_card
 from caco_ray.training.prepare import prepare
 from caco_ray.training.types import Step, TrainingData
 from tests.unit.training.conftest import made_up, make_rows, settings
@@ -118,6 +118,50 @@ def test_checkpoints_of_adapters_need_less_room(
         return
     with pytest.raises(StorageError, match=r"460 MB free, the model and its checkpoints need 2,141 MB"):
         prepare(training, str(base), [made_up()], tmp_path / "out")
+
+
+def test_checkpoints_that_a_killed_training_left_are_room_that_it_has(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=460 << 20))
+    monkeypatch.setattr("caco_ray.training.prepare.weight_bytes", lambda folder: 64 << 20)
+    state = tmp_path / "work" / "training-x" / "checkpoint_1" / "state"
+    state.mkdir(parents=True)
+    for place, megabytes in ((state / "0.pt", 1681), (tmp_path / "work" / "tokens.arrow", 1681)):  # tokens come beside them
+        with place.open("wb") as file:
+            file.truncate(megabytes << 20)
+    prepare(settings(checkpoint_every_steps=2), str(base), [made_up()], tmp_path)
+    with (state / "0.pt").open("wb") as file:
+        file.truncate(1680 << 20)
+    with pytest.raises(StorageError, match=r"2,140 MB free, .* need 2,141 MB"):
+        prepare(settings(checkpoint_every_steps=2), str(base), [made_up()], tmp_path)
+
+
+def with_generation(base: Path, folder: Path, **flags: object) -> Path:
+    copy = Path(shutil.copytree(base, folder))
+    (copy / "generation_config.json").write_text(json.dumps(flags))
+    return copy
+
+
+def test_a_base_whose_flags_of_sampling_stand_alone_is_exported_as_one_that_samples(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    folder = with_generation(base, tmp_path / "model", temperature=0.9, top_p=0.6, eos_token_id=0)
+    prepare(settings(), str(folder), [made_up()], tmp_path / "out")
+    model, target = AutoModelForCausalLM.from_pretrained(folder), tmp_path / "export"
+    with pytest.raises(ValueError, match="do_sample"):
+        model.save_pretrained(target)
+    _write(model, model.state_dict(), load_tokenizer(folder), target, settings())
+    exported = GenerationConfig.from_pretrained(target)
+    assert (exported.do_sample, exported.temperature, exported.top_p) == (True, 0.9, 0.6)
+
+
+@pytest.mark.parametrize("flags", [{"length_penalty": 0.5}, {"early_stopping": "sometimes"}, {"temperature": 0.0}])
+def test_generation_settings_that_no_export_could_write_are_refused(flags: dict[str, object], base: Path, tmp_path: Path) -> None:
+    folder = with_generation(base, tmp_path / "model", **flags)
+    message = rf"generation_config.json: transformers refuses it .*{next(iter(flags))}.*mend the file, or delete"
+    with pytest.raises(ModelError, match=message) as raised:
+        prepare(settings(), str(folder), [made_up()], tmp_path / "out")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("family", ["alpaca", "trained"])

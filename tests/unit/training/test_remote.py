@@ -7,7 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -19,10 +23,11 @@ from caco_ray.store import Folder
 from caco_ray.store.transfer import send_folder
 from caco_ray.training.ray_checkpoints import mend_note
 from caco_ray.training.remote import _BestModel, _Sender, train_remote
-from caco_ray.training.types import Step
+from caco_ray.training.types import Step, TrainResult
+from caco_ray.training.work import write_outcome
 from tests.s3_server import Door
 from tests.unit.training.conftest import made_up, settings
-from tests.unit.training.test_trainer import NOTE, QUIET, RUNTIME, write_checkpoint
+from tests.unit.training.test_trainer import NOTE, NOTHING, QUIET, RUNTIME, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,24 @@ def test_what_is_wrong_with_the_data_is_one_line_and_leaves_no_result(store_ray:
     with pytest.raises(UserError, match=r"^training diverged at step \d+.*rows of the step: row-"):
         train_remote(settings(learning_rate=1e30, warmup_fraction=0), base=str(base), data=[made_up()], output=s3)
     assert not s3.exists("result.json") and not s3.exists("model")
+    assert len(json.loads(s3.read("diverged.json"))["row_ids"]) == 8
+
+
+def test_a_kill_while_checkpoints_are_deleted_repeats_nothing(base: Path, s3: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(worker: object, given: dict[str, Any], *_: object) -> None:
+        """What rank 0 leaves."""
+        send_folder(base, given["output"] / "model")
+        write_outcome(given["output"] / "work" / given["name"], NOTHING)
+
+    train = partial(train_remote, settings(), base=str(base), data=[made_up()], output=s3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("caco_ray.training.remote.fit", fit)
+        patch.setattr(Folder, "delete", Mock(side_effect=KeyboardInterrupt))
+        train()
+    s3.delete("work/tokens.arrow")
+    monkeypatch.setattr("caco_ray.training.remote.fit", Mock(side_effect=AssertionError("trained again")))
+    assert train() == replace(TrainResult(**NOTHING), skipped={}, replaced_template=True)
+    assert s3.names() == ["model", "result.json", "skipped.jsonl"]
 
 
 def test_an_url_without_a_model_is_one_line(s3: Folder) -> None:

@@ -11,26 +11,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import ray
-from ray.train import CheckpointConfig
+from ray.train import CheckpointConfig, RunConfig
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 
-from caco_ray.errors import ClusterError, ModelError, StorageError, UserError
+from caco_ray.errors import ClusterError, ModelError, RunDirError, StorageError, UserError
 from caco_ray.store import Folder
 from caco_ray.training.checkpoint import NoCheckpoints
 from caco_ray.training.loop import train_loop
-from caco_ray.training.prepare import prepare, write_result
+from caco_ray.training.prepare import prepare
 from caco_ray.training.progress import read_progress
 from caco_ray.training.ray_checkpoints import mend_note
-from caco_ray.training.trainer import run_worker, train_model
+from caco_ray.training.trainer import _fit, run_worker, train_model
 from caco_ray.training.types import Step, TrainLoopConfig, TrainResult
+from caco_ray.training.work import claim, finish, write_outcome
 from tests.unit.training.conftest import made_up, settings
 
 NOTE = "checkpoint_manager_snapshot.json"
+NOTHING: dict[str, Any] = {field.name: 0 for field in fields(TrainResult)}  # a result
 ROOT = Path(__file__).parents[3]
 DRIVER = """
 import sys
@@ -173,15 +176,44 @@ def test_a_fault_of_storage_or_node_is_no_result_of_the_training(
         run_worker(loop_config(tmp_path), NoCheckpoints(), lambda step: None)
 
 
-def test_a_kill_at_the_end_loses_no_file(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = [replace(made_up(), fingerprint="rows")]  # its tokens are used again
+@pytest.mark.parametrize("killed_in", ["put", "write", "delete"])
+def test_a_kill_after_the_last_step_repeats_nothing(killed_in: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, data = Folder(str(tmp_path)), [replace(made_up(), fingerprint="rows")]
     prepared = prepare(settings(max_length=40), str(base), data, tmp_path)
-    write_result(prepared.config, {field.name: 0 for field in fields(TrainResult)})
+    write_outcome(claim(output, prepared), NOTHING)
+    (tmp_path / "model").mkdir()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("caco_ray.training.prepare._remove", Mock(side_effect=KeyboardInterrupt))
-        prepared.finish()
-    prepare(settings(max_length=40), str(base), data, tmp_path).finish()
+        patch.setattr(Folder, killed_in, Mock(side_effect=KeyboardInterrupt))
+        finish(output, prepared)
+    if killed_in == "delete":  # that is not done at once
+        shutil.rmtree(prepared.work / prepared.name)
+    monkeypatch.setattr("caco_ray.training.trainer.fit", Mock(side_effect=AssertionError("trained again")))
+    result = train_model(settings(max_length=40), base=str(base), data=data, output_dir=tmp_path)
+    assert result == prepared.counted(TrainResult(**NOTHING)) and result.skipped
     assert (tmp_path / "skipped.jsonl").read_text() and not prepared.work.exists()
+
+
+def test_checkpoints_of_other_settings_are_not_left_for_a_start_from_nothing(base: Path, tmp_path: Path) -> None:
+    def start(**changes: object) -> Folder:
+        return claim(Folder(str(tmp_path)), prepare(settings(**changes), str(base), [made_up()], tmp_path))
+
+    write_checkpoint(start(zero_stage=2).local_path / "checkpoint_1")
+    start(zero_stage=2, workers=2, micro_batch_rows=2)
+    with pytest.raises(RunDirError, match=r"training-\w+: checkpoints .* cannot go on from, .*\(zero_stage was 2, is 1\); set it back"):
+        start(zero_stage=1)
+    shutil.rmtree(tmp_path / "work")
+    start(zero_stage=1)
+
+
+def test_a_note_is_mended_at_every_start_of_rays_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray calls `_fit` again where its process was killed."""
+    run, seen = tmp_path / "training-x", []
+    write_checkpoint(run / "checkpoint_1")
+    (run / NOTE).write_text('{"check')
+    trainer = Mock(fit=lambda: seen.append(known_to_ray(run)))
+    monkeypatch.setattr("caco_ray.training.trainer._ray_trainer", lambda *_: trainer)
+    _fit(Mock(), {}, Mock(), RunConfig(), Folder(str(run)))
+    assert seen == [["checkpoint_1"]]
 
 
 @pytest.mark.parametrize("name", ["tokens.arrow", "tokens.json", "skipped.jsonl"])
