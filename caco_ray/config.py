@@ -440,6 +440,8 @@ class TrainingConfig(Strict):
             raise ValueError("offload cpu needs zero_stage 1, 2 or 3")
         if self.offload == "nvme" and not (self.zero_stage == 3 and self.nvme_dir):
             raise ValueError("offload nvme needs zero_stage 3 and nvme_dir, a folder on each node's own disk")
+        if self.offload == "nvme" and self.checkpoint_every_steps:  # DeepSpeed 0.19 reads AdamW's moments back as zeros, without a word
+            raise ValueError("offload nvme cannot go on from checkpoints: set checkpoint_every_steps null, or take offload cpu")
         if self.nvme_dir and self.offload != "nvme":
             raise ValueError(f"nvme_dir {self.nvme_dir} needs offload nvme: nothing else is written there")
         if self.liger and not self.gpus_per_worker:
