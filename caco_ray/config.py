@@ -125,8 +125,11 @@ def is_hub_id(path: str) -> bool:
 
 # What the chat template is called with, or what would change the call. https://huggingface.co/docs/transformers/chat_templating
 _TEMPLATE_CALL = frozenset(
-    "messages conversation conversations chat_template add_generation_prompt continue_final_message tokenize padding truncation max_length"
-    " return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs".split()
+    (
+        *("messages", "conversation", "conversations", "chat_template", "add_generation_prompt", "continue_final_message"),
+        *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        "tokenizer_kwargs",
+    )
 )
 
 
@@ -222,7 +225,7 @@ class OpenAiModel(Strict):
     chat_template_kwargs: TemplateValues = {}  # sent along with chat messages where set; vLLM and SGLang know it
 
     send_seeds: bool = True  # false for endpoints that refuse `seed`, and `vllm serve` on CPU, which dies of it; rows record theirs still
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # what OpenAI's reasoning models call it
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # in chats; reasoning models of OpenAI want the other
 
     @property
     def gpus(self) -> int:
@@ -298,6 +301,12 @@ class SandboxConfig(Strict):
             raise ValueError(f"wall_s {self.wall_s:g} is under cpu_s {self.cpu_s:g}")
         return self
 
+    @model_validator(mode="after")
+    def _unsafe_is_meant(self) -> "SandboxConfig":
+        if self.require == "L0" and not self.allow_unsafe:
+            raise ValueError("require L0 isolates nothing: it needs allow_unsafe true")
+        return self
+
     def limits(self) -> Limits:
         """Of each program."""
         return Limits(self.cpu_s, self.wall_s, self.memory_mb, self.output_kb, self.stdout_kb)
@@ -323,7 +332,7 @@ class ScaleConfig(Strict):
     """
 
     samples: PositiveInt
-    shard_rows: PositiveInt = 64
+    shard_rows: PositiveInt = 256
     accept: PositiveInt | None = None
     budget: PositiveInt | None = None
 
@@ -365,7 +374,7 @@ class SolveConfig(Strict):
         if self.stop_when_agreed and self.samples == 1:
             raise ValueError("stop_when_agreed needs samples 2 or more")
         if self.samples > 1 and self.sampling.temperature == 0:
-            raise ValueError(f"samples {self.samples} at sampling.temperature 0 would all be the same solution: give samples 1, or a temperature")
+            raise ValueError(f"samples {self.samples} at sampling.temperature 0 would all be the same: give samples 1, or a temperature")
         return self
 
 

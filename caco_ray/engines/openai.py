@@ -2,13 +2,15 @@
 
 Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 429, 5xx and broken
 connections, with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is
-the row's "error"; an endpoint that refuses connections or fails many requests in a row is an `EngineUnreachableError`, one that refuses
-the key or the model a `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too long where the server
-says so: one that counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids are counted here.
+the row's "error", unless the endpoint is too busy (429, 503): it is asked on while others are served, and no row is blamed. An endpoint
+that serves none, refuses connections or fails many requests in a row is an `EngineUnreachableError`; one that refuses the key, the model or
+`max_tokens`, or the first requests all alike, a `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too
+long where the server says so: one that counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids
+are counted here.
 """
 
 import asyncio
-import os
+import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +20,7 @@ import openai
 
 from caco_ray.config import OpenAiModel, SamplingConfig
 from caco_ray.engines.base import Completion, EngineStats, Prompt, check_call, failed, malformed, sample_seed, too_long
+from caco_ray.engines.endpoint import api_key, connect_failure
 from caco_ray.engines.event_loop import EventLoop, run_all
 from caco_ray.engines.traffic import Traffic
 from caco_ray.errors import EngineError, EngineUnreachableError, ModelError
@@ -33,17 +36,24 @@ _CONTEXT_ERRORS = (
     "`inputs` tokens + `max_new_tokens` must be", "`inputs` must have less than",
 )  # fmt: skip
 _REFUSED = (400, 413, 422)
+_BUSY = (429, 503)
+_BUSY_PAUSE_S = 1.0  # on average, after the client library's own waits
+_TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 _ADVICE = {401: "refuses the key", 403: "refuses access", 404: "does not know this model or path"}
 
 
 class OpenAiEngine:
     def __init__(self, model: OpenAiModel) -> None:
-        """Nothing is sent yet."""
+        """Nothing is sent yet.
+
+        Raises:
+            ModelError: the environment variable holds no key.
+        """
         self._model = model
         self._id = f"{model.model}@{urlparse(model.base_url).hostname}"
-        self._key = os.environ.get(model.api_key_env, "").strip()
+        self._key = api_key(model)
         self._failures = 0
-        self._served = False
+        self._served = 0  # requests
         self._refusals: Counter[str] = Counter()  # until the first request is served
         self._loop = EventLoop("openai")
         self._client = openai.AsyncOpenAI(
@@ -66,15 +76,16 @@ class OpenAiEngine:
         """See `Engine.generate`.
 
         Raises:
-            ModelError: the endpoint refuses the key or does not know the model.
-            EngineUnreachableError: the endpoint cannot be reached, or fails again and again.
+            ModelError: the endpoint refuses the key or `max_tokens`, does not know the model, or refuses whatever it is asked.
+            EngineUnreachableError: the endpoint cannot be reached, is too busy for any request, or fails again and again.
             EngineError: the engine is closed.
         """
         check_call(prompts, n, seeds)
         if self._loop.closed:
             raise EngineError("the engine is closed")
         options = _options(sampling)
-        work = [self._serve(prompt, options, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]
+        sent = seeds if self._model.send_seeds else None
+        work = [self._serve(prompt, options, n, sent[index] if sent else None) for index, prompt in enumerate(prompts)]
         return self._loop.run(run_all(work))
 
     def stats(self) -> EngineStats:
@@ -95,16 +106,30 @@ class OpenAiEngine:
     async def _sample(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
         async with self._traffic.slot():
             try:
-                async with asyncio.timeout(self._model.timeout_s * (1 + self._model.max_retries)):
-                    completion = _completion(await self._ask(prompt, options))
+                completion = await self._ask_on(prompt, options)
             except (openai.APIError, ValueError, TimeoutError) as error:
                 return self._failed(error)
-        self._failures, self._served = 0, True
+        self._failures, self._served = 0, self._served + 1
         self._traffic.add(prompt_tokens=completion.n_prompt_tokens, tokens=completion.n_tokens)
         return completion
 
+    async def _ask_on(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
+        """Where the endpoint is too busy: until it is not, or has served no other request either in the time of all tries."""
+        while True:
+            served = self._served
+            try:
+                async with asyncio.timeout(self._model.timeout_s * (1 + self._model.max_retries)):
+                    return _completion(await self._ask(prompt, options))
+            except openai.APIStatusError as error:
+                if error.status_code not in _BUSY:
+                    raise
+                await asyncio.sleep(random.uniform(0.5, 1.5) * _BUSY_PAUSE_S)
+                if self._served == served:
+                    raise
+
     async def _ask(self, prompt: Prompt, options: dict[str, Any]) -> Any:
         if isinstance(prompt, list) and isinstance(prompt[0], dict):
+            options = {self._model.max_tokens_field if name == "max_tokens" else name: value for name, value in options.items()}
             if kwargs := self._model.chat_template_kwargs:
                 options = {**options, "extra_body": {"chat_template_kwargs": kwargs, **options.get("extra_body", {})}}
             return await self._client.chat.completions.create(model=self._model.model, messages=prompt, **options)  # type: ignore[arg-type]
@@ -116,21 +141,31 @@ class OpenAiEngine:
         message = self._one_line(error)
         where = f"{self._model.model} at {self._model.base_url}"
         if isinstance(error, openai.APIStatusError) and status in _REFUSED:
-            if error.code in _CONTEXT_CODES or error.type in _CONTEXT_CODES or any(sign in message.lower() for sign in _CONTEXT_ERRORS):
-                return too_long(1, 0)[0]
-            self._refusals[message] += 1
-            if not self._served and self._refusals[message] >= self._patience:
-                raise ModelError(f"{where}: refuses every request: {message}") from None
-            return failed(message, 1)[0]  # what is wrong with one request says nothing about the next
+            return self._refused(error, message, where)
+        if status in _BUSY:
+            raise EngineUnreachableError(f"{where}: is too busy to serve any request: {message}") from None
         if status in _ADVICE:
             key = f"; ${self._model.api_key_env} is {'set' if self._key else 'not set'}" if status != 404 else ""
             raise ModelError(f"{where}: the endpoint {_ADVICE[status]} ({message}){key}") from None
-        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # of httpx or httpx2, whichever the client library brings
-            raise EngineUnreachableError(f"{where}: cannot be reached ({error.__cause__})") from None
+        if why := connect_failure(error):
+            raise EngineUnreachableError(f"{where}: cannot be reached ({why})") from None
         self._failures += 1
         if self._failures >= self._patience:
             raise EngineUnreachableError(f"{where}: {self._failures} requests failed in a row, the last with: {message}") from None
         return failed(message, 1)[0]
+
+    def _refused(self, error: openai.APIStatusError, message: str, where: str) -> Completion:
+        """What is wrong with one request says nothing about the next; what is wrong with all, or with `max_tokens`, is the config."""
+        is_long = error.code in _CONTEXT_CODES or error.type in _CONTEXT_CODES or any(sign in message.lower() for sign in _CONTEXT_ERRORS)
+        if "cannot be greater than max_model_len" in message or (error.param in _TOKEN_FIELDS and not is_long):
+            mend = "lower max_tokens of the stage's sampling, or see the model's max_tokens_field"
+            raise ModelError(f"{where}: refuses max_tokens, whatever the row: {message}; {mend}") from None
+        kind = "too long" if is_long else message
+        self._refusals[kind] += 1
+        if not self._served and self._refusals[kind] >= self._patience:
+            mend = "; lower max_tokens of the stage's sampling, or serve the model with a longer context" if is_long else ""
+            raise ModelError(f"{where}: refuses every request: {message}{mend}") from None
+        return too_long(1, 0)[0] if is_long else failed(message, 1)[0]
 
     def _one_line(self, error: BaseException) -> str:
         """Without the key, should a server repeat it."""

@@ -57,7 +57,7 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("++models.solve.gpus=1 ++models.solve.tensor_parallel=2", "models.solve: gpus 1: tensor_parallel x pipeline_parallel is 2"),
         ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
         ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve.base_url: localhost:8000: give a URL such as http"),
-        ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same solution"),
+        ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same"),
         ("++models.solve.chat_template_kwargs={tokenize:true}", "models.solve.chat_template_kwargs: tokenize is set by the call itself"),
         (
             "model@models.solve=openai ++models.solve.chat_template_kwargs={add_generation_prompt:true}",

@@ -20,10 +20,12 @@ CONTEXT = 256
 
 @dataclass
 class Endpoint:
-    """`script`: what the next requests get, as `(status, headers, body)`; after that all are served. `models`: what it lists."""
+    """`script`: what the next requests get, as `(status, headers, body)`; after that all are served. `models`: what it lists, with a
+    context of `context` tokens."""
 
     url: str = ""
     models: list[str] | None = None
+    context: int | None = None
     script: deque[tuple[int, dict[str, str], str]] = field(default_factory=deque)
     always: tuple[int, dict[str, str], str] | None = None
     requests: list[dict] = field(default_factory=list)
@@ -37,7 +39,8 @@ class Endpoint:
             return self.always
         if not request.get("prompt", "-") or not request.get("messages", "-"):
             return 400, {}, json.dumps({"error": {"message": "the prompt is empty"}})
-        options = {key: request[key] for key in ("temperature", "top_p", "max_tokens")}
+        options = {key: request[key] for key in ("temperature", "top_p")}
+        options["max_tokens"] = request.get("max_completion_tokens") or request["max_tokens"]
         sampling = SamplingConfig(**options, stop=tuple(request.get("stop", ())))
         is_chat = "messages" in request
         prompt = request["messages"] if is_chat else request["prompt"]
@@ -74,7 +77,7 @@ def _serve() -> Iterator[Endpoint]:
             self.reply(*state.answer(request))
 
         def do_GET(self) -> None:
-            listed = json.dumps({"object": "list", "data": [{"id": name} for name in state.models or ()]})
+            listed = json.dumps({"object": "list", "data": [{"id": name, "max_model_len": state.context} for name in state.models or ()]})
             self.reply(*(state.always or ((200, {}, listed) if state.models is not None else (404, {}, "{}"))))
 
         def reply(self, status: int, headers: dict[str, str], body: str) -> None:

@@ -66,7 +66,6 @@ def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> No
     ("trouble", "said"),
     [
         (BROKEN, "caught fire"),
-        (TOO_MANY, "slow down"),
         (HALF, "onnection error"),
         ((200, {}, "{not json"), ""),
         ((200, {"Content-Type": "text/html"}, "<html>welcome</html>"), "not a completion"),
@@ -82,12 +81,12 @@ def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> No
         ((200, {}, '{"choices": [{"finish_reason": "stop", "text": "x"}], "usage": {"completion_tokens": -7}}'), "not a completion"),
     ],
     ids=[
-        *("500", "429", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused", "refused-in-text"),
+        *("500", "half", "bad-json", "html", "no-choice", "no-text", "filtered", "refused", "refused-in-text"),
         *("odd-error", "surrogate", "odd-finish", "huge-count", "negative-count"),
     ],
 )
 def test_lasting_trouble_is_an_error_of_the_row(endpoint: Any, trouble: tuple, said: str) -> None:
-    is_repeated = trouble in (BROKEN, TOO_MANY, HALF)
+    is_repeated = trouble in (BROKEN, HALF)
     endpoint.script.extend([trouble] * (3 if is_repeated else 1))
     failed, served = ask(endpoint.url, [PROMPT, PROMPT], max_concurrency=1)
     assert failed.finish_reason == "error" and failed.text == ""
@@ -167,6 +166,93 @@ def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
         ask(endpoint.url, [PROMPT] * 50, max_retries=0, max_concurrency=4)
     assert isinstance(caught.value, CacoError)
     assert len(endpoint.requests) < 20
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_request_waits_while_an_endpoint_that_limits_them_serves_others(
+    endpoint: Any, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One prompt is turned away until thirty others are served, far beyond its own tries."""
+    monkeypatch.setattr("caco_ray.engines.openai._BUSY_PAUSE_S", 0.01)
+    serve, served, changed = endpoint.answer, [], threading.Condition()
+
+    def answer(request: dict) -> tuple:
+        with changed:
+            if request["seed"] == 0 and (so_far := len(served)) < 30:
+                changed.wait_for(lambda: len(served) > so_far)
+                return status, FAST, '{"error": {"message": "slow down"}}'
+            served.append(request["seed"])
+            changed.notify_all()
+        return serve(request)
+
+    endpoint.answer = answer
+    replies = ask(endpoint.url, [PROMPT] * 31, max_concurrency=2, max_retries=1)
+    assert all(reply.text and reply.error is None for reply in replies)
+    assert served[30] == 0 and sum(request["seed"] == 0 for request in endpoint.requests) > 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_endpoint_that_is_too_busy_for_all_is_waited_for_and_no_row_is_blamed(endpoint: Any, status: int) -> None:
+    endpoint.script.extend([(status, FAST, '{"error": {"message": "slow down"}}')] * 3)
+    with pytest.raises(EngineUnreachableError, match="fake at http.*: is too busy to serve any request: .*slow down"):
+        ask(endpoint.url, [PROMPT], max_concurrency=1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "message": "max_tokens=2048 cannot be greater than max_model_len=1024. Please request fewer output tokens. (parameter=max_tokens)",
+            "param": "max_tokens",
+            "code": 400,
+        },
+        {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "param": "max_tokens"},
+    ],
+    ids=["vllm", "openai"],
+)
+def test_max_tokens_that_the_endpoint_refuses_is_a_mistake_of_the_config(endpoint: Any, body: dict) -> None:
+    endpoint.always = (400, {}, json.dumps({"error": body}))
+    with pytest.raises(ModelError, match="fake at http.*: refuses max_tokens, .*lower max_tokens of the stage's sampling, or .* max_tokens_field"):
+        ask(endpoint.url, [PROMPT], max_concurrency=1)
+    assert len(endpoint.requests) == 1
+
+
+def test_an_endpoint_to_which_every_prompt_is_too_long_ends_the_run(endpoint: Any) -> None:
+    serve = endpoint.answer
+    endpoint.answer = lambda request: (400, {}, json.dumps({"error": {"message": f"over the context length of 40: {request['seed']}"}}))
+    with pytest.raises(ModelError, match="fake at http.*: refuses every request: .*context length.*; lower max_tokens"):
+        ask(endpoint.url, [PROMPT] * 50, max_concurrency=4)
+    assert len(endpoint.requests) < 20
+    endpoint.answer = lambda request: serve(request) if request["seed"] == 0 else (400, {}, '{"error": {"message": "context length"}}')
+    first, *others = ask(endpoint.url, [PROMPT] * 30, max_concurrency=1)
+    assert first.text and {each.finish_reason for each in others} == {"prompt_too_long"}
+
+
+def test_seeds_may_stay_here_and_max_tokens_have_another_name_in_chats(endpoint: Any) -> None:
+    model = OpenAiModel(base_url=endpoint.url, model="fake", send_seeds=False, max_tokens_field="max_completion_tokens")
+    engine = build_engine(model, path=None, seed=0)
+    replies = engine.generate([PROMPT, [{"role": "user", "content": "hi"}]], WARM, seeds=[3, 4])
+    engine.close()
+    assert all(reply.text for (reply,) in replies) and not any("seed" in request for request in endpoint.requests)
+    sent = {"messages" in request: (request.get("max_tokens"), request.get("max_completion_tokens")) for request in endpoint.requests}
+    assert sent == {True: (None, WARM.max_tokens), False: (WARM.max_tokens, None)}
+
+
+@pytest.mark.parametrize("key", ["sk-abc\ndef-SECRET", "sk-\u201cSECRET\u201d"], ids=["two lines", "quotes"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(endpoint: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    endpoint.models = ["fake"]
+    for use in (lambda: check_endpoint(OpenAiModel(base_url=endpoint.url, model="fake")), lambda: ask(endpoint.url, [PROMPT])):
+        with pytest.raises(ModelError, match=r"fake: \$OPENAI_API_KEY holds a line break or another character that no key has") as caught:
+            use()
+        assert "SECRET" not in str(caught.value) and "abc" not in str(caught.value)
+
+
+def test_a_context_that_is_shorter_than_configured_is_found_before_the_run(endpoint: Any) -> None:
+    endpoint.models, endpoint.context = ["fake"], 1024
+    check_endpoint(OpenAiModel(base_url=endpoint.url, model="fake", max_model_len=1024))
+    with pytest.raises(ModelError, match=r"fake at http.*: serves a context of 1024 tokens; give max_model_len=1024, not 4096"):
+        check_endpoint(OpenAiModel(base_url=endpoint.url, model="fake"))
 
 
 def test_an_endpoint_that_refuses_every_request_ends_the_run(endpoint: Any) -> None:

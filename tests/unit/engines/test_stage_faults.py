@@ -23,8 +23,8 @@ from caco_ray.store import Dataset, Folder, StageInfo, Totals
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ROWS = 24
 NOW = {"retry-after-ms": "5"}
+BUSY = (429, NOW, '{"error": {"message": "slow down"}}')
 TROUBLE = {
-    "429": (429, NOW, '{"error": {"message": "slow down"}}'),
     "500": (500, NOW, '{"error": {"message": "the server caught fire"}}'),
     "garbage": (200, {}, "{not json"),
     "half": (200, {"Content-Length": "4000"}, '{"id": "1", "choices": [{"text": "and th'),
@@ -55,6 +55,14 @@ def test_rows_of_a_flaky_endpoint_are_kept_rejected_or_quarantined(endpoint: Any
     assert {row["row_id"] for row in rows if row["infra_error"]} == {row["row_id"] for row in rows if row["sample_seed"] % 2}
     assert 0 < totals.quarantined < ROWS and totals.kept > 0
     assert all(row["code"] is None and row["reject_reason"] is None for row in rows if row["infra_error"])
+
+
+def test_an_endpoint_that_limits_requests_for_a_while_costs_no_row(endpoint: Any, tmp_path: Path) -> None:
+    """It serves two, and then none for longer than all tries of any of the four requests at a time."""
+    serve, limited = endpoint.answer, iter([False] * 2 + [True] * 12)
+    endpoint.answer = lambda request: BUSY if next(limited, False) else serve(request)
+    totals = run(tmp_path, client(endpoint.url))
+    assert totals.quarantined == 0 and totals.kept + sum(totals.rejected.values()) == ROWS
 
 
 def test_an_endpoint_that_is_down_ends_the_stage_and_costs_no_row(endpoint: Any, tmp_path: Path) -> None:
