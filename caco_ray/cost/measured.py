@@ -1,7 +1,8 @@
 """Rates from a run: what its manifests and training results say, nothing else is read.
 
 An engine charges its busy time to its rows (`stages/meter.py`), so a stage's time comes apart: the busy time of its engines grows with the
-rows, what is left (starting Ray's actors, loading the model, the end) does not. A training's time outside of its steps is its fixed part.
+rows, what is left (starting Ray's actors, loading the model, the end) does not: a stage has it once, or once in each pass of its target. A
+training's time outside of its steps is its fixed part.
 
 Limits: the time of a stage is that of the invocation that closed it, so a run that was interrupted gives too little; a busy engine whose
 batch is not full (few rows) costs more per row than a full one; finding duplicates and exporting JSON Lines are not in a stage's time.
@@ -15,7 +16,7 @@ from caco_ray.config import Config, OpenAiModel, TrainingConfig
 from caco_ray.cost.rates import EngineRate, Rates, StageRate, TrainRate, device_of
 from caco_ray.cost.work import passes, replicas_at_work, size_of
 from caco_ray.errors import ConfigError, RunDirError
-from caco_ray.ledger import read_config
+from caco_ray.ledger import read_config, target_of
 from caco_ray.run import FOLDERS
 from caco_ray.stage_config import EXECUTES, MODELS, ROLES, TRAININGS, model_of, training_of
 from caco_ray.store import Dataset, Folder, Totals
@@ -74,12 +75,24 @@ def _stage(label: str, dataset: Dataset, config: Config, run: Folder) -> StageRa
         kept=totals.kept / totals.rows,
         at_rows=totals.rows,
         novelty=_novelty(dataset) if stage == "select" else 1,
-        fixed_s=max(0.0, dataset.seconds - busy_s),
+        fixed_s=max(0.0, dataset.seconds - busy_s) / _starts(stage, dataset, config),
         engine=engine,
         program_s=program_s,
         row_s=row_s,
-        row_bytes=(sum(entry.size_bytes for entry in dataset.entries) + _folder_bytes(dataset.folder / "jsonl")) / totals.rows,
+        row_bytes=_row_bytes(stage, dataset),
     )
+
+
+def _starts(stage: str, dataset: Dataset, config: Config) -> int:
+    """How often the engines of a closed stage were started: for a target once in each pass."""
+    target = target_of(config) if stage == "scale" else None
+    return target.standing({entry.shard: entry.totals.kept for entry in dataset.entries}).rounds if target else 1
+
+
+def _row_bytes(stage: str, dataset: Dataset) -> float | None:
+    """Of all that lies there for a row: beside the shipped data set its JSON Lines."""
+    exported = _folder_bytes(dataset.folder / "jsonl") if stage == "assemble" else 0
+    return None if exported is None else (sum(entry.size_bytes for entry in dataset.entries) + exported) / dataset.totals.rows
 
 
 def _doubt(label: str, dataset: Dataset, rate: StageRate) -> str | None:
@@ -153,6 +166,6 @@ def _training(folder: Folder, training: TrainingConfig, data: StageRate | None) 
         raise damaged(folder, SUCCESS_FILE, error) from error
 
 
-def _folder_bytes(folder: Folder) -> int:
-    """Files in a folder on a disk; on an object store they are not looked at."""
-    return sum(path.stat().st_size for path in folder.local_path.rglob("*") if path.is_file()) if folder.is_local else 0
+def _folder_bytes(folder: Folder) -> int | None:
+    """Files in a folder on a disk. None on an object store, where they are not looked at."""
+    return sum(path.stat().st_size for path in folder.local_path.rglob("*") if path.is_file()) if folder.is_local else None

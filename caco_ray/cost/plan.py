@@ -12,6 +12,7 @@ from caco_ray.config import Config
 from caco_ray.cost.estimate import Estimate, Work, estimate_stage, estimate_training
 from caco_ray.cost.rates import Rates, StageRate, device_of
 from caco_ray.errors import ConfigError
+from caco_ray.ledger import target_of
 from caco_ray.rounds import bounded, label, places
 from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, is_off, model_of, training_of
 
@@ -43,7 +44,8 @@ class Prices:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in the order in which they run. Sums are over what is known; `unknown` names the stages whose time is not."""
+    """Stages in the order in which they run. Sums are over what is known; `unknown` names the stages whose time is not, `unknown_disk`
+    those whose disk is not."""
 
     stages: tuple[Estimate, ...]
 
@@ -66,6 +68,10 @@ class Plan:
     @property
     def unknown(self) -> tuple[str, ...]:
         return tuple(stage.label for stage in self.stages if stage.seconds is None)
+
+    @property
+    def unknown_disk(self) -> tuple[str, ...]:
+        return tuple(stage.label for stage in self.stages if stage.disk_bytes is None)
 
     @property
     def shipped(self) -> float | None:
@@ -92,12 +98,13 @@ def make_plan(config: Config, seeds: Seeds, rates: Rates, gpu_speed: float = 1) 
 
 
 def sampled(config: Config, rate: StageRate) -> tuple[float, int]:
-    """Samples that `scale` will draw, and how often it starts its models: with a target (`scale.accept`) once for each round of it."""
-    scale = config.scale
-    if scale.accept is None or scale.budget is None:
-        return scale.samples, 1
-    samples = min(float(scale.budget), math.ceil(scale.accept / rate.kept)) if rate.kept else float(scale.budget)
-    return samples, math.ceil(samples / scale.samples)
+    """Samples that `scale` will draw, and how often it starts its models: with a target (`scale.accept`) once for each pass."""
+    target = target_of(config)
+    if target is None:
+        return config.scale.samples, 1
+    each = rate.kept * target.shard_rows
+    end = target.standing({at: round((at + 1) * each) - round(at * each) for at in range(math.ceil(target.budget / target.shard_rows))})
+    return end.samples, end.rounds
 
 
 class _Walk:

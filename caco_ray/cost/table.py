@@ -12,9 +12,14 @@ from caco_ray.cost.plan import Plan, Prices
 from caco_ray.cost.rates import Rates
 from caco_ray.progress import format_seconds
 from caco_ray.report.numbers import short
+from caco_ray.stage_config import TRAININGS
 
 UNKNOWN = "?"
 LOG_WIDTH = 120  # in a file, where nobody wraps lines
+_CHECKPOINTS = (
+    "Disk is what stays, without models of a hub. A training with checkpoints holds up to 4 of them besides while it goes on, each of "
+    "14 bytes per weight (2 with an adapter)"
+)
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
 
@@ -35,7 +40,7 @@ def plan_table(plan: Plan, prices: Prices) -> Table:
         table.add_row(*_line(stage), *([cost] if priced else []))
     cost = _maybe(prices.of(plan.gpu_hours, plan.cpu_hours), amount)
     sums = (_time(plan.seconds), amount(plan.gpu_hours), amount(plan.cpu_hours), disk(plan.disk_bytes))
-    known = " (known)" if plan.unknown else ""
+    known = " (known)" if plan.unknown or plan.unknown_disk else ""
     table.add_row(f"all{known}", "", "", "", "", *sums, *([cost] if priced else []), style="bold")
     return table
 
@@ -45,10 +50,19 @@ def summary(plan: Plan, rates: Rates, paper: Rates, prices: Prices) -> list[str]
     lines = [f"Rates: {rates.origin}" + (f"; GPU-hours of {rates.gpu}" if rates.gpu else "")]
     if plan.unknown:
         lines.append(f"No rate, so not in the sums ({UNKNOWN}): {', '.join(plan.unknown)}. Measure them: plan.rates=FOLDER_OF_A_SMALL_RUN")
+    lines += _of_disk(plan)
     if prices == Prices():
         lines.append("Cost: give plan.gpu_hour and plan.cpu_hour, the prices of a GPU and of a core for an hour")
     if plan.shipped is not None and plan.gpu_hours and paper.total is not None:
         lines += _beside_paper(plan, plan.shipped, paper)
+    return lines
+
+
+def _of_disk(plan: Plan) -> list[str]:
+    """What the sum of the disk leaves out."""
+    lines = [f"Disk not known, so not in its sum ({UNKNOWN}): {', '.join(plan.unknown_disk)}"] if plan.unknown_disk else []
+    if any(stage.label.split()[0] in TRAININGS for stage in plan.stages):
+        lines.append(_CHECKPOINTS)
     return lines
 
 

@@ -56,11 +56,14 @@ def test_the_slower_of_engine_and_sandbox_counts() -> None:
     assert (slow, fast) == (pytest.approx(1 + 50), pytest.approx(1 + 10))
 
 
-def test_each_round_of_a_target_starts_the_engine_anew(config_of: Compose) -> None:
+def test_each_pass_of_a_target_starts_the_engine_anew(config_of: Compose) -> None:
     config = config_of("profile=fake", "scale.accept=1000", "scale.budget=5000", "scale.samples=600")
-    assert sampled(config, StageRate(source="test", kept=0.5)) == (2000, 4)
+    assert sampled(config, StageRate(source="test", kept=0.5)) == (2050, 4)  # the last pass asks for a tenth more than is missing
     assert sampled(config, StageRate(source="test", kept=0.1)) == (5000, 9)  # the budget ends it
     assert sampled(config, StageRate(source="test", kept=0)) == (5000, 9)
+    large = config_of("profile=fake", "scale.accept=1000", "scale.budget=5000", "scale.samples=5000")
+    assert sampled(large, StageRate(source="test", kept=0.5)) == (2150, 2)  # the first pass draws as many as are to be kept
+    assert sampled(large, StageRate(source="test", kept=1)) == (1000, 1)
     rate = StageRate(source="test", kept=0.5, fixed_s=10, engine=ON_FAKE)
     assert estimate_stage("scale", rate, Work(2000, asked=2000, model=FakeModel(), starts=4)).seconds == pytest.approx(40 + 200)
 

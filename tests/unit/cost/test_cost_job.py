@@ -160,7 +160,10 @@ def test_unknown_times_are_named_and_not_summed(config_of: Compose) -> None:
     config, text = config_of("profile=gpu8"), io.StringIO()
     plan = make_plan(config, count_seeds(config.seeds), published())
     print_plan(Console(file=text, width=140), plan, published(), published(), Prices())
-    out = text.getvalue()
+    out = " ".join(text.getvalue().split())
     assert re.search(r"judge +[\d,]+ +[\d,]+ +\? +\? +\? +\? +\?", out)
     assert re.search(r"No rate, so not in the sums \(\?\): .*train_codegen.*judge.*train_student", out)
     assert "Cost: give plan.gpu_hour" in out
+    assert plan.unknown_disk == tuple(stage.label for stage in plan.stages if stage.label != "assemble")
+    assert f"Disk not known, so not in its sum (?): {', '.join(plan.unknown_disk)}" in out
+    assert "up to 4 of them" in out and "all (known)" in out

@@ -65,6 +65,34 @@ def test_a_run_is_predicted_by_its_own_rates(small_run: Any, config_of: Compose)
         assert stage.rows == pytest.approx(stage.real_rows), stage
 
 
+def test_a_target_starts_its_engines_in_each_pass(written: Any, config_of: Compose) -> None:
+    target = ("scale.accept=100", "scale.budget=1000", "scale.samples=60", "scale.shard_rows=10")
+    run = written(config_of("profile=fake", *target))
+    run.stage("seeds", [(20, 20)], 0.4, split="train", code="x = 1")
+    run.stage("unify", [(15, 12)], 6.0, wall_s=0.02, cpu_s=0.01)
+    shards = [(10, 8)] * (6 + 6 + 1)  # 48, 96 and 104 are kept after each pass
+    run.stage("scale", shards, 3 * 10 + 13.0, sample_cpu_s=0.1, wall_s=0.01, sample_prompt_tokens=2, sample_tokens=50)
+    rates = measured(run.folder)
+    assert rates.stage("scale").fixed_s == pytest.approx(10)
+    scale = compare(run.config, Seeds(15, 5, 0), rates, run.folder)[-1]
+    assert (scale.label, scale.rows, scale.real_rows, scale.ratio) == ("scale", 130, 130, pytest.approx(1))
+
+
+@pytest.mark.parametrize("store", [None, "memory://measured"])
+def test_what_an_object_store_holds_beside_the_rows_is_unknown(store: str | None, written: Any, config_of: Compose) -> None:
+    run = written(config_of("profile=fake"))
+    if store is not None:
+        run.folder = Folder(store)
+        run.folder.write("config.json", run.config.model_dump_json(by_alias=True).encode())
+    run.stage("seeds", [(4, 4)], 0.1)
+    run.stage("assemble", [(4, 4)], 1.0)
+    run.folder.write("dataset/jsonl/part-0.jsonl", b"x" * 1000)
+    rates = measured(run.folder)
+    seeds, shipped = rates.stage("seeds").row_bytes, rates.stage("assemble").row_bytes
+    assert seeds is not None and seeds > 10
+    assert shipped is None if store else shipped is not None and shipped > 250
+
+
 def test_replicas_share_the_busy_time(written: Any, config_of: Compose) -> None:
     run = written(config_of("profile=fake", "models.sampler.replicas=4", "models.sampler.cpus=3"))
     run.stage("scale", [(10, 10)] * 2, 10.0, sample_cpu_s=0.6, sample_prompt_tokens=1, sample_tokens=1)  # 2 shards: 2 replicas work
