@@ -29,7 +29,8 @@ SANDBOX_SECONDS = Metric(
     "caco_sandbox_seconds", "histogram", "Wall time of one program, seconds", ("status",), (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 )
 
-# Of a training, set by its first worker after each optimizer step; `model`: the folder that it fills (codegen, student).
+# Of a training, set by its first worker after each optimizer step; `model`: the folder that it fills (codegen, student). Ray forgets a
+# gauge some 20 s after it was set: between long steps, and where a training hangs, these are not exported.
 TRAINING = tuple(
     Metric(f"caco_training_{name}", "gauge", description, ("model",))
     for name, description in {

@@ -229,6 +229,7 @@ def test_the_volume_is_that_of_the_runs() -> None:
     mine, theirs = ({each["name"]: each["value"] for each in what["containers"][0]["env"]} for what in (volume, head))
     assert mine["HF_HOME"] == theirs["HF_HOME"] and theirs["HF_HUB_OFFLINE"] == "1" and "HF_HUB_OFFLINE" not in mine
     assert volume["containers"][0]["image"] == head["containers"][0]["image"]
+    assert mine["HF_TOKEN_PATH"].startswith("/tmp/"), "a token on the volume is one on every node"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -357,6 +358,30 @@ def names_in_ray() -> set[str]:
     for group in groups(job("paper")):
         assert {"name": variable[1], "value": "1"} in group["template"]["spec"]["containers"][0]["env"]
     return set(re.findall(r'^ {4}"(node_\w+)": Gauge\(', source, re.MULTILINE))
+
+
+def test_what_a_counter_counts_first_is_not_missed() -> None:
+    """It first appears with a value, and `increase` of a series that stays as it began is 0."""
+    seen = set()
+    for each in expressions():
+        for name, window in re.findall(r"increase\((ray_caco_(?:rows|infra_errors)_total)\[(\w+)\]\)", each):
+            seen.add(name)
+            assert f"({name} unless {name} offset {window}) or increase({name}[{window}])" in each
+    assert len(seen) == 2
+
+
+def test_alerts_look_at_a_training_s_past() -> None:
+    """Its gauges are set once a step, and are gone soon after the last one."""
+    rules = yaml.safe_load((K8S / "components/monitoring/prometheusrule.yaml").read_text())
+    text = " ".join(rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"])
+    looks = re.findall(r"ray_caco_training_\w+(.)", text)
+    assert looks and set(looks) == {"["}
+
+
+def test_a_run_without_progress_is_seen_wherever_it_stands() -> None:
+    """Without any series that a stage or a training sets only while it works."""
+    (alert,) = [each for each in expressions() if each.startswith("count by (ray_cluster) (ray_node_disk_free) unless (")]
+    assert {"ray_caco_rows_total", "ray_caco_training_step"} == set(re.findall(r"ray_caco_\w+", alert))
 
 
 def test_no_series_mixes_clusters() -> None:
