@@ -9,6 +9,7 @@ from pathlib import Path
 
 from caco_ray.cli import guarded, run_job
 from caco_ray.config import Config
+from caco_ray.errors import ConfigError
 
 
 def main() -> int:
@@ -16,12 +17,20 @@ def main() -> int:
     from caco_ray.progress import make_console
 
     console, healthy = make_console(), True
-    for check in examine(Path(sys.argv[1] if len(sys.argv) > 1 else ".").absolute()):
+    for check in examine(_folder(sys.argv[1:])):
         healthy = healthy and (check.ok or not check.needed)
         mark = "[green]ok[/green]     " if check.ok else "[red]MISSING[/red]" if check.needed else "[dim]-[/dim]      "
         advice = f"  ({check.advice})" if check.advice and not check.ok else ""
         console.print(f"{mark} {check.name:<15} {check.found}{advice}")
     return 0 if healthy else 1
+
+
+def _folder(arguments: list[str]) -> Path:
+    """Raises ConfigError where a run is meant, which is a matter of its cluster."""
+    for argument in arguments:
+        if "=" in argument and not Path(argument).exists():
+            raise ConfigError(f"{argument}: give cluster=true (written so) as well to look at a cluster; else the one argument is a folder")
+    return Path(arguments[0] if arguments else ".").absolute()
 
 
 def of_cluster(config: Config) -> int:

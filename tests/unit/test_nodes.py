@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 from caco_ray import __version__, nodes
 from caco_ray.cluster import _reason
 from caco_ray.config import Config, load_config
-from caco_ray.errors import ClusterError
+from caco_ray.errors import ClusterError, ConfigError
 from caco_ray.needs import drives_gpus, models_loaded, pools, stages_of
 from caco_ray.node_look import SEEN, UNSEEN, look, versions
 from caco_ray.nodes import Node, faults
@@ -236,6 +236,22 @@ def test_the_converter_is_needed_where_seeds_bring_no_code(seeds: list[str], con
     assert ("models.unify" in [pool.name for stage in on for pool in pools(given, stage)]) == converts
     assert drives_gpus(given, on) == ["models.unify"] * converts
     assert [each.path for each in models_loaded(given, on)] == ["Qwen/Qwen2.5-72B-Instruct"] * converts
+
+
+def test_a_sandbox_that_no_run_could_use_is_refused_with_its_config() -> None:
+    """A node tries what is configured, whatever is allowed."""
+    with pytest.raises(ConfigError, match="sandbox: require L0 isolates nothing: it needs allow_unsafe true"):
+        config("++sandbox.require=L0")
+    assert config("++sandbox.require=L0", "++sandbox.allow_unsafe=true").sandbox.require == "L0"
+
+
+@pytest.mark.parametrize("arguments", [["cluster=True", "profile=cluster"], ["profile=cluster"], [".", "run.dir=/runs/x"]])
+def test_the_doctor_takes_no_run_for_a_folder(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(CONF.parent / "jobs/doctor.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    wrong = next(each for each in arguments if "=" in each)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {wrong}: give cluster=true ") and done.stderr.count("\n") == 1
 
 
 def test_unequal_versions_are_one_line() -> None:
