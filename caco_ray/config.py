@@ -244,6 +244,7 @@ class FakeModel(Strict):
     seconds_per_token: NonNegativeFloat = 0  # pace, for measurements
 
 
+VARIANTS: dict[str, type[Strict]] = {"vllm": VllmModel, "openai": OpenAiModel, "fake": FakeModel}  # by `engine`
 ModelConfig = Annotated[VllmModel | OpenAiModel | FakeModel, Field(discriminator="engine")]
 
 
@@ -552,7 +553,7 @@ def validate(model: type[Model], tree: Mapping[str, Any]) -> Model:
 
 
 def _describe(root: type[Strict], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in ("vllm", "openai", "fake")) or "config"
+    key = ".".join(str(part) for part in item["loc"] if part not in VARIANTS) or "config"
     if item["type"] == "extra_forbidden":
         return f"{key}: no such key{_suggestion(root, item['loc'])}"
     if item["type"] == "missing":
@@ -577,8 +578,7 @@ def _suggestion(root: type[Strict], location: tuple[str | int, ...]) -> str:
 
 def _field_model(model: Any, name: str) -> Any:
     """The model of a field, or of a variant of a union when `name` is its tag."""
-    variants = {"vllm": VllmModel, "openai": OpenAiModel, "fake": FakeModel}
-    if name in variants:
-        return variants[name]
+    if name in VARIANTS:
+        return VARIANTS[name]
     field = getattr(model, "model_fields", {}).get(name)
     return field.annotation if field is not None else None

@@ -267,7 +267,7 @@ class _Builder:
         self._guarded(node, sources | guards, [statement for case in cases for statement in case.body])
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        names = [p.arg for p in (*node.args.posonlyargs, *node.args.args)]
+        names = _parameters(node)
         for name, default in (
             *zip(reversed(names), reversed(node.args.defaults), strict=False),
             *((p.arg, d) for p, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d),

@@ -32,6 +32,7 @@ def assert_one_line(done: subprocess.CompletedProcess, *parts: str, code: int = 
         (["scale.sample=4"], ["scale.sample: no such key; did you mean samples?"]),
         (["scale.samples=many"], ["scale.samples='many'", "valid integer"]),
         (["filters.enabled=[too_long]"], ["filters.enabled", "too_long", "too_short"]),
+        (["seed=1", "-m", "scale.samples=many,4"], ["scale.samples='many'", "valid integer"]),
     ],
 )
 def test_a_wrong_key_or_value(arguments: list[str], parts: list[str], tmp_path: Path) -> None:
@@ -55,6 +56,12 @@ def test_a_wrong_seed_file(content: str, parts: list[str], tmp_path: Path) -> No
     fields = ["seeds.fields.id=id"] if '"id"' in content else []
     assert_one_line(run("profile=fake", "seeds=file", f"seeds.path={seeds}", *fields, f"run.dir={tmp_path}/r"), *parts)
     assert not (tmp_path / "r" / "seeds").exists()
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_help_says_how_a_job_is_called_and_does_nothing(job: Path) -> None:
+    done = subprocess.run([sys.executable, str(job), "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and f"jobs/{job.name}" in done.stdout and not done.stderr
 
 
 def test_a_seed_file_that_is_not_there(tmp_path: Path) -> None:
