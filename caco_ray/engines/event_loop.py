@@ -15,29 +15,38 @@ class EventLoop:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._closed = False
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(_cancel_others())
+        self._loop.close()
 
     @property
     def closed(self) -> bool:
         return self._closed
 
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def run(self, work: Coroutine[Any, Any, Result], timeout_s: float | None = None) -> Result:
         """Run to the end and return the result; any thread may call. Interrupting the caller cancels the work.
 
         Raises:
             EngineError: the loop is closed, or was closed meanwhile.
+            TimeoutError: it took longer than `timeout_s`. It goes on: close or abandon the loop.
         """
         if self._closed:
             work.close()
             raise EngineError("the engine is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return future.result(timeout_s)
         except CancelledError:
             raise EngineError("the engine was closed while it worked") from None
-        finally:
+        except TimeoutError:
+            raise
+        except BaseException:
             future.cancel()
+            raise
 
     def cancel_all(self) -> None:
         """Take no more work, cancel what is running and wait until it has stopped. The loop itself goes on."""
@@ -54,7 +63,14 @@ class EventLoop:
             asyncio.run_coroutine_threadsafe(last(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+
+    def abandon(self, timeout_s: float) -> bool:
+        """Take no more work, and end the thread as soon as what it is in the middle of lets go of it. Has it, in that time?"""
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
 
 async def _cancel_others() -> None:

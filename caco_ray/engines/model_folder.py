@@ -164,7 +164,7 @@ def context_limit(config: dict[str, Any]) -> int | None:
 
 
 def adapter_rank(path: str) -> int:
-    """Rank of a LoRA adapter (folder or hub id).
+    """Largest rank in a LoRA adapter (folder or hub id).
 
     Raises:
         ModelError: it is none that vLLM can serve.
@@ -173,11 +173,13 @@ def adapter_rank(path: str) -> int:
     if not (folder / "adapter_config.json").is_file() or not list(folder.glob("adapter_model.*")):
         raise ModelError(f"{folder}: not a LoRA adapter: it has no adapter_config.json or no adapter_model.safetensors")
     config = read_json(folder / "adapter_config.json")
-    rank = config.get("r")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_LORA_RANK:
-        raise ModelError(f"{folder}/adapter_config.json: r={rank!r}; vLLM serves ranks from 1 to {MAX_LORA_RANK}")
-    if config.get("modules_to_save") or config.get("bias", "none") != "none":
-        raise ModelError(f"{folder}: trains whole modules or biases, which vLLM cannot serve as an adapter; merge it into its base model")
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]  # of modules that have one of their own
+    if wrong := [each for each in ranks if not isinstance(each, int) or not 1 <= each <= MAX_LORA_RANK]:
+        raise ModelError(f"{folder}/adapter_config.json: r={wrong[0]!r}; vLLM serves ranks from 1 to {MAX_LORA_RANK}")
+    rank: int = max(ranks)
+    if config.get("modules_to_save") or config.get("bias", "none") != "none" or config.get("use_dora"):
+        what = "is a DoRA adapter" if config.get("use_dora") else "trains whole modules or biases"
+        raise ModelError(f"{folder}: {what}, which vLLM cannot serve as an adapter; merge it into its base model")
     return rank
 
 

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from caco_ray.raw_text import RawText
 
 _MAX_MESSAGE = 400
 _HANDOVER_S = 60.0  # in which a process that is being killed gives its GPU's memory back
+_GIVE_UP_S = 60.0  # in which a load that took too long ends with its processes
 # What is left to say where the log holds no traceback. `{}`: vLLM saw its process end before the kernel had its exit status.
 _KILLED = re.compile(r"Failed core proc\(s\): \{(?:.*: -(?P<signal>\d+)|\})")
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt): ")  # the last line of a traceback
@@ -51,8 +53,8 @@ class VllmEngine:
 
         Raises:
             ConfigError: `vllm_args` holds what vLLM does not know.
-            ModelError: the folder cannot be served, vLLM cannot load it, or it does not fit: says what would.
-            EngineError: vLLM was killed while it started.
+            ModelError: the folder or its adapter cannot be served, vLLM cannot load it, or it does not fit: says what would.
+            EngineError: vLLM was killed while it started, or took longer than `load_timeout_s`.
         """
         folder = check_model(model, path)
         check_cache(model, str(folder), read_config(folder))
@@ -70,6 +72,8 @@ class VllmEngine:
         self._llm: Any = self._load(arguments, folder)
         self._children = [child for child in multiprocessing.active_children() if child not in before]
         self._adapter = _adapter(model)
+        if self._adapter is not None:
+            self._add_adapter()
         self._tokenizer = self._llm.get_tokenizer()
         self._raw = RawText(self._tokenizer)
 
@@ -121,20 +125,49 @@ class VllmEngine:
             shutil.rmtree(self._log, ignore_errors=True)
 
     def _load(self, arguments: dict[str, Any], folder: Path) -> Any:
+        before, limit_s = multiprocessing.active_children(), self._model.load_timeout_s
         try:
             with environ(environment(self._model, self._log)):
                 _check_device(self._model)
                 check_room(self._model, folder, _device_bytes(self._model))
                 if self._model.gpus:
                     wait_for_memory(self._model.gpu_memory_fraction, _HANDOVER_S)
-                return self._loop.run(_start(arguments, self._steps))
-        except (RuntimeError, ValueError, TypeError, OSError, ImportError, AssertionError, KeyError) as error:
-            self._loop.close()
-            raise self._load_error(error, folder) from error
-        except BaseException:
-            self._loop.close()
+                return self._loop.run(_start(arguments, self._steps), limit_s)
+        except BaseException as error:
+            self._end_load(before)
+            if isinstance(error, TimeoutError):
+                said = f"had not loaded it after {limit_s} s (load_timeout_s) and was ended (log: {self._log}/vllm.log)"
+                raise EngineError(f"{folder}: vLLM {said}") from None
+            if isinstance(error, Exception) and not isinstance(error, CacoError):  # vLLM raises what comes
+                raise self._load_error(error, folder) from error
             shutil.rmtree(self._log, ignore_errors=True)
             raise
+
+    def _end_load(self, before: list[Any]) -> None:
+        """End what the load has started or is about to start. Its thread waits for these; one that hangs by itself is left behind."""
+        deadline = time.monotonic() + _GIVE_UP_S
+        is_over = False
+        while not is_over and time.monotonic() < deadline:
+            for child in multiprocessing.active_children():
+                if child not in before:
+                    child.kill()
+            is_over = self._loop.abandon(0.2)
+
+    def _add_adapter(self) -> None:
+        """At the first request vLLM would load it too, and die of one that it cannot serve."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        name = f"{self._model.lora}: vLLM cannot serve this adapter of {self._model.path}"
+        try:
+            self._loop.run(self._llm.add_lora(self._adapter), self._model.load_timeout_s)
+        except Exception as error:  # vLLM passes on what its process said as a bare one
+            is_late = isinstance(error, TimeoutError)
+            said = f"not loaded after {self._model.load_timeout_s} s (load_timeout_s)" if is_late else self._cause(error)
+            self._died = is_late or isinstance(error, EngineDeadError)
+            self.close()
+            if self._died:
+                raise EngineError(f"{name}: {said} (log: {self._log}/vllm.log)") from error
+            raise ModelError(f"{name}: {said}") from error
 
     def _load_error(self, error: BaseException, folder: Path) -> CacoError:
         said, log = self._cause(error), f"(log: {self._log}/vllm.log)"

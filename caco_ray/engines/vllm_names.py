@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from caco_ray.errors import ConfigError
 
@@ -20,12 +21,20 @@ def check_known(key: str, names: Iterable[str], known: Collection[str], what: st
 
 def engine_arguments() -> frozenset[str]:
     """Fields of `AsyncEngineArgs`."""
-    return _fields("engine/arg_utils.py", "EngineArgs") | _fields("engine/arg_utils.py", "AsyncEngineArgs")
+    return frozenset(_fields("engine/arg_utils.py", "EngineArgs") | _fields("engine/arg_utils.py", "AsyncEngineArgs"))
 
 
 def sampling_fields() -> frozenset[str]:
     """Fields of `SamplingParams`."""
-    return _fields("sampling_params.py", "SamplingParams")
+    return frozenset(_fields("sampling_params.py", "SamplingParams"))
+
+
+def sampling_type(name: str) -> Any:
+    """Type of a field of `SamplingParams` that Python's own types make up; None for others."""
+    try:
+        return eval(_fields("sampling_params.py", "SamplingParams")[name], {"Any": Any})
+    except (KeyError, NameError):
+        return None
 
 
 def quantization_methods() -> frozenset[str]:
@@ -36,13 +45,14 @@ def quantization_methods() -> frozenset[str]:
     return frozenset()
 
 
-def _fields(file: str, name: str) -> frozenset[str]:
-    """Annotated fields of a class."""
+@cache
+def _fields(file: str, name: str) -> dict[str, str]:
+    """Annotated fields of a class, with the text of their types."""
     for node in ast.walk(_source(file)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation)]
-            return frozenset(each.target.id for each in fields if isinstance(each.target, ast.Name))
-    return frozenset()
+            return {each.target.id: ast.unparse(each.annotation) for each in fields if isinstance(each.target, ast.Name)}
+    return {}
 
 
 @cache

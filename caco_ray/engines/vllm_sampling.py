@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from caco_ray.config import SamplingConfig
-from caco_ray.engines.vllm_names import check_known
+from caco_ray.engines.vllm_names import check_known, sampling_type
 from caco_ray.errors import ConfigError
 
 _OURS = {*SamplingConfig.model_fields, "output_kind", "n", "seed"}
@@ -16,6 +16,7 @@ def sampling_params(sampling: SamplingConfig, tokenizer: Any) -> Any:
     Raises:
         ConfigError: vLLM refuses a value, or does not know a field of `extra`.
     """
+    import msgspec
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
@@ -30,7 +31,9 @@ def sampling_params(sampling: SamplingConfig, tokenizer: Any) -> Any:
     watched = [special[stop] for stop in sampling.stop if stop in special]
     extra = {**sampling.extra, "stop_token_ids": [*watched, *(sampling.extra.get("stop_token_ids") or ())]}
     try:
-        return SamplingParams(**ours, **extra)
+        sent = msgspec.msgpack.encode(SamplingParams(**ours, **extra))
+        # As vLLM's process reads it, which hangs where it cannot. Nested mappings become what they stand for.
+        return msgspec.msgpack.decode(sent, type=SamplingParams)
     except (VLLMClientError, ValueError, TypeError) as error:
         raise ConfigError(f"sampling: vLLM refuses it: {' '.join(str(error).split())}") from error
 
@@ -42,8 +45,23 @@ def _special_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def check_extra(extra: dict[str, Any], known: Collection[str]) -> None:
-    """Raises ConfigError where `sampling.extra` sets what has a key of its own, or is not among the `known` fields of vLLM."""
+    """Raises ConfigError where `sampling.extra` sets what has a key of its own, is not among the `known` fields of vLLM, or has
+    another type than vLLM's."""
     taken = sorted(_OURS & extra.keys())
     if taken:
         raise ConfigError(f"sampling.extra.{taken[0]}: set by a key of its own, not here")
     check_known("sampling.extra.", extra, known, "sampling field")
+    for name, value in extra.items():
+        _check_type(name, value)
+
+
+def _check_type(name: str, value: Any) -> None:
+    kind = sampling_type(name)
+    if kind is None:  # one of vLLM's own types: the engine will tell
+        return
+    import msgspec  # comes with vLLM
+
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"sampling.extra.{name}={value!r}: vLLM refuses it: {error}") from None

@@ -54,7 +54,7 @@ def environment(model: VllmModel, log: Path) -> dict[str, str]:
         "TMPDIR": str(log),
         "VLLM_RPC_BASE_PATH": str(log) if len(str(log)) < _MAX_SOCKET_FOLDER else "/tmp",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENGINE_READY_TIMEOUT_S": str(model.load_timeout_s),
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(model.load_timeout_s),  # of the last step alone; `VllmEngine` bounds the whole
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_CONFIG_PATH": str(_logging_config(log)),
         "PYTHONWARNINGS": "ignore",

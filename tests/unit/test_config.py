@@ -55,6 +55,7 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("seeds.sources=[]", "no seeds: give seeds.sources or seeds.path"),
         ("++sampling.stop=['']", "sampling.stop.0='': string should have at least 1 character"),
         ("++models.solve.gpus=1 ++models.solve.tensor_parallel=2", "models.solve: gpus 1: tensor_parallel x pipeline_parallel is 2"),
+        ("++models.solve.pipeline_parallel=2", "models.solve: pipeline_parallel 2 needs gpus"),
         ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
         ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve.base_url: localhost:8000: give a URL such as http"),
         ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same"),

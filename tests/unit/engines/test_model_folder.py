@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from caco_ray.config import VllmModel
-from caco_ray.engines.model_folder import check_model, context_limit, model_id
+from caco_ray.engines.model_folder import adapter_rank, check_model, context_limit, model_id
 from caco_ray.errors import ConfigError, ModelError
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512, "num_attention_heads": 8, "hidden_size": 512}
@@ -187,12 +187,19 @@ def test_an_adapter_is_part_of_the_model_s_name(folder: Path, adapter: Path) -> 
         (_remove("adapter_model.safetensors"), "not a LoRA adapter"),
         (_write("adapter_config.json", json.dumps({**ADAPTER, "r": 1024})), "r=1024; vLLM serves ranks from 1 to 512"),
         (_write("adapter_config.json", json.dumps({**ADAPTER, "bias": "all"})), "trains whole modules or biases"),
+        (_write("adapter_config.json", json.dumps({**ADAPTER, "use_dora": True})), "is a DoRA adapter, which vLLM cannot serve"),
+        (_write("adapter_config.json", json.dumps({**ADAPTER, "rank_pattern": {"q_proj": 600}})), "r=600; vLLM serves ranks"),
     ],
 )
 def test_an_adapter_that_cannot_be_served_is_refused(folder: Path, adapter: Path, damage, said: str) -> None:
     damage(adapter)
     with pytest.raises(ModelError, match=said):
         check(folder, lora=str(adapter))
+
+
+def test_the_largest_rank_of_an_adapter_counts(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps({**ADAPTER, "rank_pattern": {"q_proj": 64}}))
+    assert adapter_rank(str(adapter)) == 64
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ import pytest
 
 from caco_ray.config import OpenAiModel, SamplingConfig, VllmModel
 from caco_ray.engines import Engine, build_engine, vllm_names
+from caco_ray.engines.base import sample_seed
+from caco_ray.engines.endpoint import check_endpoint
 from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.errors import ConfigError, ModelError
@@ -94,9 +96,30 @@ def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
         ({"top_p": 0.5}, "extra.top_p: set by a key of its own"),
         ({"n": 2}, "extra.n: set by a key"),
         ({"logprobs": -5}, "vLLM refuses it"),
+        ({"ignore_eos": 1}, "extra.ignore_eos=1: vLLM refuses it: Expected `bool`, got `int`"),
+        ({"logprobs": 1.0}, "extra.logprobs=1.0: vLLM refuses it: Expected `int"),
+        ({"skip_special_tokens": "false"}, "extra.skip_special_tokens='false': vLLM refuses it"),
+        ({"structured_outputs": {"regex": 1}}, "vLLM refuses it: Expected `str"),
     ):
         with pytest.raises(ConfigError, match=said):
             sampling_params(SamplingConfig(temperature=1, extra=extra), tokenizer)
+
+
+def test_a_nested_sampling_value_is_what_it_stands_for(vllm_engine: Engine) -> None:
+    digits = GREEDY.model_copy(update={"extra": {"structured_outputs": {"regex": "[0-9]{3}"}}})
+    ((reply,),) = vllm_engine.generate(["The capital of France is"], digits)
+    assert re.fullmatch("[0-9]{3}", reply.text), reply
+
+
+def test_on_gpu_each_sample_has_a_seed_of_its_own(vllm_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = sampling_params(SamplingConfig(temperature=1), vllm_engine._tokenizer)  # type: ignore[attr-defined]
+    seeded = vllm_engine._seeded  # type: ignore[attr-defined]
+    assert seeded(params, 7, 0).seed is None  # on CPU
+    model = vllm_engine._model.model_copy(update={"gpus": 1})  # type: ignore[attr-defined]
+    monkeypatch.setattr(vllm_engine, "_model", model)
+    seeds = [seeded(params, seed, index).seed for seed in (7, 8) for index in range(3)]
+    assert seeds == [sample_seed(seed, index) for seed in (7, 8) for index in range(3)] and len(set(seeds)) == 6
+    assert params.seed is None and seeded(params, None, 0).seed is None
 
 
 def test_a_shared_prompt_is_read_from_the_prefix_cache(vllm_engine: Engine) -> None:
@@ -156,6 +179,21 @@ def test_an_adapter_changes_what_is_written(smollm2: Path, small_vllm: SmallVllm
         assert engine.generate(prompt, GREEDY)[0][0].text != vllm_engine.generate(prompt, GREEDY)[0][0].text
     finally:
         engine.close()
+
+
+def test_an_adapter_of_another_model_is_refused_before_the_first_request(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    name = "base_model.model.model.layers.0.self_attn.o_proj"
+    save_file(
+        {f"{name}.lora_A.weight": torch.zeros(4, 64), f"{name}.lora_B.weight": torch.zeros(64, 4)}, tmp_path / "adapter_model.safetensors"
+    )
+    config = {"r": 4, "lora_alpha": 4, "target_modules": ["o_proj"], "peft_type": "LORA", "init_lora_weights": "pissa"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"^{tmp_path}: vLLM cannot serve this adapter of embedded: .*pissa") as caught:
+        build_engine(small_vllm(lora=str(tmp_path)), path=str(smollm2), seed=0)
+    assert "\n" not in str(caught.value)
 
 
 def test_refuses_arguments_that_vllm_does_not_know(smollm2: Path, small_vllm: SmallVllm) -> None:
@@ -234,7 +272,7 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # A process of its own with an engine. It reports vLLM's processes, kills the engine core under a running call, and closes; on "stay" it
-# waits with a working engine instead; on "freeze" the core stops without dying.
+# waits with a working engine instead; on "freeze" the core stops without dying, on "freeze at load" while it starts.
 OWNER = """
 import json, multiprocessing, os, signal, sys, threading, time
 from caco_ray.config import SamplingConfig, VllmModel
@@ -243,19 +281,19 @@ from caco_ray.errors import EngineError
 
 if __name__ == "__main__":
     path, what = sys.argv[1:]
-    stall_timeout_s = 2 if what == "freeze" else 600
-    model = VllmModel(path="embedded", max_model_len=256, max_num_seqs=8, enforce_eager=True, stall_timeout_s=stall_timeout_s)
-    if what == "die at load":
-        def kill_first_child():
+    limits = {"stall_timeout_s": 2 if what == "freeze" else 600, "load_timeout_s": 8 if what == "freeze at load" else 600}
+    model = VllmModel(path="embedded", max_model_len=256, max_num_seqs=8, enforce_eager=True, **limits)
+    if what.endswith("at load"):
+        def signal_first_child():
             while not (children := multiprocessing.active_children()):
                 time.sleep(0.05)
-            os.kill(children[0].pid, signal.SIGKILL)
+            os.kill(children[0].pid, signal.SIGSTOP if what == "freeze at load" else signal.SIGKILL)
 
-        threading.Thread(target=kill_first_child).start()
+        threading.Thread(target=signal_first_child, daemon=True).start()
         try:
             build_engine(model, path=path, seed=0)
         except EngineError as error:
-            print(json.dumps({"said": str(error)}), flush=True)
+            print(json.dumps({"said": str(error), "left": [child.pid for child in multiprocessing.active_children()]}), flush=True)
         sys.exit()
     engine = build_engine(model, path=path, seed=0)
     cores = [child.pid for child in multiprocessing.active_children()]
@@ -316,6 +354,15 @@ def test_an_engine_that_hangs_is_an_engine_error_and_is_ended(smollm2: Path, tmp
     assert not _is_alive(first["cores"][0])
 
 
+def test_a_load_that_hangs_is_an_engine_error_and_is_ended(smollm2: Path, tmp_path: Path) -> None:
+    owner = _owner(smollm2, "freeze at load", tmp_path)
+    out, err = owner.communicate(timeout=DEADLINE_S)
+    assert owner.returncode == 0, err
+    (last,) = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert re.search(r"vLLM had not loaded it after 8 s \(load_timeout_s\) and was ended \(log: .*vllm\.log\)$", last["said"])
+    assert last["left"] == [] and "Traceback" not in err
+
+
 def test_a_core_that_is_killed_while_it_starts_is_an_engine_error(smollm2: Path, tmp_path: Path) -> None:
     """What the kernel does to a process that takes too much memory: the numbers are said, and another try may go well."""
     owner = _owner(smollm2, "die at load", tmp_path)
@@ -347,6 +394,7 @@ def vllm_server(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> Iterato
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2), "--served-model-name", "smollm2"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256", "--max-num-seqs", "8", "--enforce-eager"]
+    command += ["--max-num-batched-tokens", "128"]
     command += ["--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--disable-uvicorn-access-log"]
     log = (tmp_path / "serve.log").open("w")
     server = subprocess.Popen(
@@ -376,6 +424,15 @@ def test_the_endpoint_engine_speaks_to_a_real_server(vllm_server: str, vllm_engi
     assert [row[0].n_prompt_tokens for row in remote[:3]] == [row[0].n_prompt_tokens for row in local[:3]]
     assert [row[0].n_tokens for row in remote] == [row[0].n_tokens for row in local]
     assert "Paris" in remote[0][0].text and "Paris" in local[0][0].text
+    sampled = SamplingConfig(temperature=0.9, max_tokens=4)
+    unseeded = build_engine(OpenAiModel(base_url=vllm_server, model="smollm2", max_retries=1, send_seeds=False), path=None, seed=0)
+    rows = unseeded.generate(["word " * 200, "Once upon a time"], sampled, seeds=[3, 4])  # a seed and a prompt in chunks end a server on CPU
+    unseeded.close()
+    assert all(row[0].n_tokens >= 1 and row[0].error is None for row in rows)
+    with pytest.raises(ModelError, match=r"refuses max_tokens, whatever the row: .*max_tokens=300 cannot be greater than max_model_len=256"):
+        engine.generate(["x"], GREEDY.model_copy(update={"max_tokens": 300}))
+    with pytest.raises(ModelError, match="smollm2 at http.*: serves a context of 256 tokens; give max_model_len=256, not 4096"):
+        check_endpoint(OpenAiModel(base_url=vllm_server, model="smollm2"))
     with pytest.raises(ModelError, match="does not know this model"):
         build_engine(OpenAiModel(base_url=vllm_server, model="other"), path=None, seed=0).generate(["x"], GREEDY)
     engine.close()
