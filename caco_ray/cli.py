@@ -79,7 +79,7 @@ def _composed(name: str, load: Callable[[dict[str, Any]], Validated], job: Calla
 
 
 def allow_new_key(argument: str) -> str:
-    """`a.b=1` as Hydra's `++a.b=1`: keys with defaults in `config.py` need not stand in `conf/`, and unknown ones are refused there."""
+    """`a.b=1` as Hydra's `++a.b=1`: keys with defaults in `config/` need not stand in `conf/`, and unknown ones are refused there."""
     return f"++{argument}" if re.match(r"[a-z_]+(\.\w+)+=", argument) else argument
 
 

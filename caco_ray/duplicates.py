@@ -26,8 +26,8 @@ from caco_ray.duplicate_files import (
     split,
     write_batches,
 )
+from caco_ray.runtime.tasks import TIMEOUT_S, result_of
 from caco_ray.store import Dataset, Folder
-from caco_ray.tasks import TIMEOUT_S, result_of
 
 _KEY_TASKS = 256  # at most
 _ROWS_PER_BUCKET = 1_000_000

@@ -6,8 +6,8 @@ from typing import Any
 
 from caco_ray.config import ModelConfig, OpenAiModel, SamplingConfig, SandboxConfig, VllmModel
 from caco_ray.prompts import Role
-from caco_ray.quarantine import TableFunction
 from caco_ray.run import Run
+from caco_ray.runtime.quarantine import TableFunction
 from caco_ray.stage import Operator
 from caco_ray.stages.agreement import Agreement
 from caco_ray.stages.execute import Execute

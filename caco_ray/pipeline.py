@@ -18,9 +18,9 @@ from itertools import chain, islice
 from caco_ray.config import Config, TrainingConfig, VllmModel
 from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
-from caco_ray.held import HeldFile
 from caco_ray.jsonl import export_json_lines
-from caco_ray.ledger import source_of, target_of
+from caco_ray.ledger.held import HeldFile
+from caco_ray.ledger.lineage import source_of, target_of
 from caco_ray.operators import actor, executor, model, solvers, task
 from caco_ray.own_models import check_done, weights_of
 from caco_ray.preflight import check_run
@@ -293,10 +293,10 @@ def _scale_to_target(run: Run, target: Target, operators: tuple[Operator, ...]) 
 
 def _train(run: Run, stage: str, training: TrainingConfig, base: str, data: list[TrainingData]) -> str:
     run.connect()
-    from caco_ray.cluster import check_room
-    from caco_ray.handover import wait_for_gpus
-    from caco_ray.needs import pools
-    from caco_ray.telemetry import Held
+    from caco_ray.cluster.handover import wait_for_gpus
+    from caco_ray.cluster.needs import pools
+    from caco_ray.cluster.session import check_room
+    from caco_ray.runtime.telemetry import Held
     from caco_ray.training.remote import train_remote
     from caco_ray.training.trainer import train_model
 

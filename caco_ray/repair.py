@@ -7,7 +7,7 @@ trained on have changed, the run says so and leaves the decision to the user.
 """
 
 from caco_ray.errors import RunDirError
-from caco_ray.ledger import Step, shard_at, source_of
+from caco_ray.ledger.lineage import Step, shard_at, source_of
 from caco_ray.rounds import places
 from caco_ray.run import Run
 from caco_ray.schema import OF_STAGE

@@ -18,8 +18,8 @@ from caco_ray.config import Config, FakeModel, ModelConfig, OpenAiModel
 from caco_ray.embedded import embedded_model
 from caco_ray.errors import ModelError
 from caco_ray.fingerprint import fingerprint, settings
-from caco_ray.held import HeldFile
 from caco_ray.jsonl import is_exported
+from caco_ray.ledger.held import HeldFile
 from caco_ray.progress import StageBar, format_seconds, make_console
 from caco_ray.rounds import label, prefix
 from caco_ray.schema import OF_STAGE
@@ -30,7 +30,7 @@ from caco_ray.store.lease import Lease
 from caco_ray.store.transfer import CACHE_ENV
 
 if TYPE_CHECKING:
-    from caco_ray.nodes import Preflight
+    from caco_ray.cluster.nodes import Preflight
 
 # Where each stage's result lies under `run.dir`.
 FOLDERS = {
@@ -137,7 +137,7 @@ class Run:
         """
         if self._shared.connected:
             return
-        from caco_ray.cluster import connected  # importing Ray takes seconds: a bad config must not wait for it
+        from caco_ray.cluster.session import connected  # importing Ray takes seconds: a bad config must not wait for it
 
         self._shared.exit.enter_context(connected(self.config.cluster))
         self._shared.connected = True
@@ -151,7 +151,7 @@ class Run:
         if self.config.cluster.address == "local" or not stages:
             return
         self.connect()
-        from caco_ray.nodes import Preflight
+        from caco_ray.cluster.nodes import Preflight
 
         self._shared.preflight = Preflight(self.config, stages, lambda text: self.say("cluster", text))
         self._shared.preflight.check()
@@ -165,7 +165,7 @@ class Run:
         if self._shared.preflight is None:
             return {pool.name: pool.actors for pool in pools}
         self._shared.preflight.check()
-        from caco_ray.room import make_room
+        from caco_ray.cluster.room import make_room
 
         return make_room(stage, pools, self.config.cluster, lambda text: self.say("cluster", text))
 
@@ -209,10 +209,10 @@ class Run:
     def run_stage(self, stage: str, source: Source, schema: pa.Schema, operators: tuple[Any, ...], folder: Folder | None = None) -> Totals:
         """Run one data stage with a bar."""
         self.connect()
-        from caco_ray.placement import selector
-        from caco_ray.room import Pool
+        from caco_ray.cluster.placement import selector
+        from caco_ray.cluster.room import Pool
+        from caco_ray.runtime.telemetry import Board
         from caco_ray.stage import Stage, run_stage
-        from caco_ray.telemetry import Board
 
         cluster = self.config.cluster
         pools = [Pool(each.name, each.cpus, each.gpus, each.memory_mb, each.actors, selector(cluster, each.gpus)) for each in operators]

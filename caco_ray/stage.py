@@ -17,19 +17,19 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from caco_ray.cluster import check_room
+from caco_ray.cluster.handover import wait_for_gpus
+from caco_ray.cluster.placement import check_pinned, selector
+from caco_ray.cluster.session import check_room
 from caco_ray.errors import InfraErrorsError
-from caco_ray.gate import Limits, start_gate
-from caco_ray.handover import wait_for_gpus
-from caco_ray.placement import check_pinned, selector
-from caco_ray.plan import Operator, Stage
-from caco_ray.quarantine import TableFunction
-from caco_ray.shard_work import ApplyActor, Session, admit, apply_task, commit, read, too_many
+from caco_ray.runtime.gate import Limits, start_gate
+from caco_ray.runtime.plan import Operator, Stage
+from caco_ray.runtime.quarantine import TableFunction
+from caco_ray.runtime.shard_work import ApplyActor, Session, admit, apply_task, commit, read, too_many
+from caco_ray.runtime.streaming import Streaming
+from caco_ray.runtime.telemetry import Live
+from caco_ray.runtime.watchdog import Watchdog
 from caco_ray.store import DatasetWriter, ShardEntry, Totals
 from caco_ray.store.dataset import is_closed
-from caco_ray.streaming import Streaming
-from caco_ray.telemetry import Live
-from caco_ray.watchdog import Watchdog
 
 __all__ = ["Operator", "Stage", "TableFunction", "run_stage"]
 

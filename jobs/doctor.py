@@ -34,7 +34,7 @@ def _folder(arguments: list[str]) -> Path:
 
 
 def of_cluster(config: Config) -> int:
-    from caco_ray.nodes import print_cluster
+    from caco_ray.cluster.nodes import print_cluster
     from caco_ray.progress import make_console
 
     return print_cluster(config, make_console())

@@ -14,7 +14,7 @@ class ReportArguments(Strict):
 
 
 def main() -> None:
-    from caco_ray.ledger import read_config
+    from caco_ray.ledger.lineage import read_config
     from caco_ray.progress import make_console
     from caco_ray.report import print_table, write_report
     from caco_ray.store import Folder

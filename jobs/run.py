@@ -1,6 +1,6 @@
 """Run the loop: python jobs/run.py profile=quickstart run.dir=/abs/path [from=STAGE] [until=STAGE] [key=value ...]
 
-Keys and their defaults: conf/config.yaml and caco_ray/config.py, which says what each means. `-m` runs the points of a sweep one by one;
+Keys and their defaults: conf/config.yaml and caco_ray/config/, which says what each means. `-m` runs the points of a sweep one by one;
 `--cfg job` prints the composed config and runs nothing.
 """
 

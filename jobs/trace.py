@@ -4,9 +4,9 @@ from caco_ray.cli import guarded, parse_arguments
 
 
 def main() -> None:
+    from caco_ray.ledger.trace import TraceConfig, print_history, trace
     from caco_ray.progress import make_console
     from caco_ray.store import Folder
-    from caco_ray.trace import TraceConfig, print_history, trace
 
     arguments = parse_arguments(TraceConfig)
     run = Folder(arguments.run)

@@ -7,8 +7,8 @@ from caco_ray.cli import guarded, parse_arguments
 
 
 def main() -> int:
+    from caco_ray.ledger.verify import VerifyConfig, verify
     from caco_ray.progress import make_console
-    from caco_ray.verify import VerifyConfig, verify
 
     result = verify(parse_arguments(VerifyConfig), make_console())
     lines = {"checked": result.checked, "not checked": result.unchecked, "FAULT": result.faults}

@@ -31,7 +31,7 @@ def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     import ray
     from ray import cloudpickle
 
-    from caco_ray.cluster import connected
+    from caco_ray.cluster.session import connected
     from caco_ray.config import ClusterConfig
 
     cloudpickle.register_pickle_by_value(request.module)

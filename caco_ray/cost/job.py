@@ -14,7 +14,7 @@ from caco_ray.cost.rates import Rates, device_of, published, quickstart, read_ra
 from caco_ray.cost.table import print_comparison, print_plan
 from caco_ray.errors import RunDirError
 from caco_ray.fingerprint import settings
-from caco_ray.ledger import read_config
+from caco_ray.ledger.lineage import read_config
 from caco_ray.progress import make_console
 from caco_ray.run import FOLDERS
 from caco_ray.seeds import load_seeds

@@ -16,7 +16,7 @@ from caco_ray.config import Config, OpenAiModel, TrainingConfig
 from caco_ray.cost.rates import EngineRate, Rates, StageRate, TrainRate, device_of
 from caco_ray.cost.work import passes, replicas_at_work, size_of
 from caco_ray.errors import ConfigError, RunDirError
-from caco_ray.ledger import read_config, target_of
+from caco_ray.ledger.lineage import read_config, target_of
 from caco_ray.run import FOLDERS
 from caco_ray.stage_config import EXECUTES, MODELS, ROLES, TRAININGS, model_of, training_of
 from caco_ray.store import Dataset, Folder, Totals

@@ -12,7 +12,7 @@ from caco_ray.config import Config
 from caco_ray.cost.estimate import Estimate, Work, estimate_stage, estimate_training
 from caco_ray.cost.rates import Rates, StageRate, device_of
 from caco_ray.errors import ConfigError
-from caco_ray.ledger import target_of
+from caco_ray.ledger.lineage import target_of
 from caco_ray.rounds import bounded, label, places
 from caco_ray.stage_config import EXECUTES, MODELS, TRAININGS, is_off, model_of, training_of
 

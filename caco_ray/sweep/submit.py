@@ -53,7 +53,7 @@ def _check_at_once(options: SweepOptions, points: list[Point]) -> None:
         raise ConfigError(f"parallel={options.parallel} needs wait=true for {len(points)} points: somebody must start the next one")
     if options.target != "ray" or options.parallel or len(points) == 1:
         return
-    from caco_ray.needs import pools, stages_of
+    from caco_ray.cluster.needs import pools, stages_of
 
     keys = dict.fromkeys(
         pool.name for point in points for stage in stages_of(point.config) for pool in pools(point.config, stage) if pool.gpus

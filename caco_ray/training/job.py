@@ -51,10 +51,10 @@ def _train(config: TrainJobConfig, output: Path, on_step: Callable[[Step], None]
     data = [open_data(entry.path, config.training, entry.weight, entry.domain) for entry in config.data]
     if is_torchrun():
         return train_here(config.training, base=base, data=data, output_dir=output, on_step=on_step)
-    from caco_ray.cluster import connected  # Ray takes seconds to import: ranks of torchrun have no need of it
+    from caco_ray.cluster.session import connected  # Ray takes seconds to import: ranks of torchrun have no need of it
 
     with connected(config.cluster):
-        from caco_ray.cluster import check_room
+        from caco_ray.cluster.session import check_room
         from caco_ray.training.trainer import train_model
 
         training, workers = config.training, config.training.workers

@@ -21,8 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import CacoError, ClusterError, StorageError, UserError
 from caco_ray.metrics import TRAINING
+from caco_ray.runtime.telemetry import exported
 from caco_ray.store import Folder
-from caco_ray.telemetry import exported
 from caco_ray.training.checkpoint import KEEP, Checkpoints, NoCheckpoints
 from caco_ray.training.prepare import prepare
 from caco_ray.training.progress import following

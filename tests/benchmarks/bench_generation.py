@@ -1,4 +1,4 @@
-"""How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32]`.
+"""How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32] [--cpu-threads 1]`.
 
 The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU. The prompts are those of
 the back-translator for the built-in programs, some 100 tokens each:
@@ -7,6 +7,9 @@ the back-translator for the built-in programs, some 100 tokens each:
     stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
     skewed      both again, where each tenth row is ten times longer
     ray_llm     `ray.data.llm.build_processor`, plain lengths; when its engine is ready does not show, so both are timed as a whole
+
+The engine computes on `--cpu-threads` cores (1, as a model's default is; or `all`). With `all` it has no device of its own: what Ray's dozen
+processes use, some 7% of two cores, is missing to it, and so is whatever disturbs one of its threads.
 
 The last line is JSON: `goodput_ratio`, `skewed_goodput_ratio` (stage over raw), `ray_data_llm_ratio` (stage over ray_llm, each with its
 start-up), `startup_s` (of the stage's engine), `tokens_per_s` (of the stage). Other work on the machine spoils all of them.
@@ -19,6 +22,7 @@ import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +30,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from caco_ray.cluster import connected
+from caco_ray.cluster.session import connected
 from caco_ray.config import ClusterConfig, SamplingConfig, VllmModel
 from caco_ray.embedded import embedded_model
 from caco_ray.engines.vllm import VllmEngine
@@ -40,9 +44,19 @@ from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.stages.generate import Generate, row_seed
 from caco_ray.store import Dataset, Folder, StageInfo
 
-MODEL = VllmModel(path="embedded", prompts="trained", max_model_len=1024, max_num_seqs=64, enforce_eager=True, cpu_threads="all")
+MODEL = VllmModel(path="embedded", prompts="trained", max_model_len=1024, max_num_seqs=64, enforce_eager=True)
 SHARD_ROWS, SKEW = 32, 10
 WARM, WARM_PROMPT = 8, "Once upon a time"  # requests before the clock starts, of either side
+
+
+@dataclass(frozen=True)
+class Work:
+    """`rows` prompts of `tokens` new tokens each, for a model that lies in the folder `path`."""
+
+    model: VllmModel
+    path: str
+    rows: int
+    tokens: int
 
 
 class Programs(SampleRange):
@@ -64,9 +78,9 @@ class LongTenth(VllmEngine):
 class TimedGenerate(Generate):
     """The product's operator; it notes when its engine is ready."""
 
-    def __init__(self, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
+    def __init__(self, model: VllmModel, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
         started = time.time()
-        super().__init__("reverse", MODEL, path, sampling, 0)
+        super().__init__("reverse", model, path, sampling, 0)
         self._engine.generate([WARM_PROMPT] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
         if skewed:
             self._engine.__class__ = LongTenth
@@ -90,16 +104,16 @@ def asked(rows: int) -> list[tuple[str, int]]:
     return [(str(render("reverse", "trained", row)), row_seed(0, "reverse", row["row_id"])) for row in given]
 
 
-async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
+async def raw(work: Work) -> tuple[float, float]:
     """Tokens per second of plain and of skewed requests."""
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(MODEL, path, 0)))
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(work.model, work.path, 0)))
     encode = llm.get_tokenizer().encode
-    base = SamplingParams(temperature=0.9, max_tokens=tokens, min_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+    base = SamplingParams(temperature=0.9, max_tokens=work.tokens, min_tokens=work.tokens, output_kind=RequestOutputKind.FINAL_ONLY)
 
     async def one(name: str, prompt: str, params: Any) -> int:
         async for output in llm.generate(tokens_input(encode(prompt)), params, name):
@@ -107,9 +121,9 @@ async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
         return count
 
     async def speed(skewed: bool) -> float:
-        work = [(prompt, _length(base.clone(), seed) if skewed else base) for prompt, seed in asked(rows)]
+        given = [(prompt, _length(base.clone(), seed) if skewed else base) for prompt, seed in asked(work.rows)]
         started = time.time()
-        counts = await asyncio.gather(*[one(f"{skewed}-{number}", *own) for number, own in enumerate(work)])
+        counts = await asyncio.gather(*[one(f"{skewed}-{number}", *own) for number, own in enumerate(given)])
         return sum(counts) / (time.time() - started)
 
     await asyncio.gather(*[one(f"warm-{number}", WARM_PROMPT, base) for number in range(WARM)])
@@ -118,42 +132,43 @@ async def raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
     return speeds
 
 
-def raw_alone(path: str, rows: int, tokens: int) -> tuple[float, float]:
+def raw_alone(work: Work) -> tuple[float, float]:
     """In a process of its own: what is left of vLLM there cannot disturb what comes next."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        speeds = pool.submit(_run_raw, path, rows, tokens).result()
+        speeds = pool.submit(_run_raw, work).result()
     print(f"raw      {speeds[0]:7.1f} tokens/s, skewed {speeds[1]:7.1f}", flush=True)
     return speeds
 
 
-def _run_raw(path: str, rows: int, tokens: int) -> tuple[float, float]:
-    return asyncio.run(raw(path, rows, tokens))
+def _run_raw(work: Work) -> tuple[float, float]:
+    return asyncio.run(raw(work))
 
 
-def staged(path: str, rows: int, tokens: int, folder: Path, skewed: bool) -> tuple[float, float, float]:
+def staged(work: Work, folder: Path, skewed: bool) -> tuple[float, float, float]:
     """Tokens per second of the product's stage without and with start-up, and its engine's start-up in seconds."""
     started = time.time()
-    sampling = SamplingConfig(temperature=0.9, max_tokens=tokens, min_tokens=tokens)
+    sampling = SamplingConfig(temperature=0.9, max_tokens=work.tokens, min_tokens=work.tokens)
     note, data = folder / "ready.json", Folder(str(folder / "programs"))
-    make = partial(TimedGenerate, path, sampling, note, skewed)
+    make = partial(TimedGenerate, work.model, work.path, sampling, note, skewed)
     commits: list[float] = []
-    operator = Operator("reverse", make, cpus=1, actors=1, calls=shards_in_flight(MODEL, SHARD_ROWS))
-    plan = Stage(StageInfo("reverse", "bench", {}, source(rows).shards), data, source(rows), (operator,), PROBLEM)
+    given = source(work.rows)
+    operator = Operator("reverse", make, cpus=1, actors=1, calls=shards_in_flight(work.model, SHARD_ROWS))
+    plan = Stage(StageInfo("reverse", "bench", {}, given.shards), data, given, (operator,), PROBLEM)
     run_stage(plan, lambda _: commits.append(time.time()))
-    table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(source(rows).shards)])
+    table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(given.shards)])
     times = json.loads(note.read_text())
     written = sum(table["reverse_tokens"].to_pylist())
     return written / (commits[-1] - times["ready"]), written / (commits[-1] - started), times["startup_s"]
 
 
-def ray_llm(path: str, rows: int, tokens: int) -> float:
+def ray_llm(work: Work) -> float:
     """Tokens per second of ray.data.llm, start-up and all."""
     import ray.data
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    arguments = {name: value for name, value in engine_arguments(MODEL, path, 0).items() if name not in ("model", "disable_log_stats")}
+    arguments = {name: value for name, value in engine_arguments(work.model, work.path, 0).items() if name not in ("model", "disable_log_stats")}
     config = vLLMEngineProcessorConfig(
-        model_source=path,
+        model_source=work.path,
         engine_kwargs=arguments,
         batch_size=SHARD_ROWS,
         concurrency=1,
@@ -164,35 +179,38 @@ def ray_llm(path: str, rows: int, tokens: int) -> float:
         placement_group_config={"bundles": [{"CPU": 1}]},
     )
 
-    ask = {"temperature": 0.9, "max_tokens": tokens, "min_tokens": tokens}
+    ask = {"temperature": 0.9, "max_tokens": work.tokens, "min_tokens": work.tokens}
     started = time.time()
     processor = build_processor(config, preprocess=lambda row: {"prompt": row["item"], "sampling_params": ask})
-    prompts = [prompt for prompt, _ in asked(rows)]
-    done = processor(ray.data.from_items(prompts, override_num_blocks=-(-rows // SHARD_ROWS))).take_all()
+    prompts = [prompt for prompt, _ in asked(work.rows)]
+    done = processor(ray.data.from_items(prompts, override_num_blocks=-(-work.rows // SHARD_ROWS))).take_all()
     took = time.time() - started
-    assert [row["num_generated_tokens"] for row in done] == [tokens] * rows
-    return rows * tokens / took
+    assert [row["num_generated_tokens"] for row in done] == [work.tokens] * work.rows
+    return work.rows * work.tokens / took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=32, help="of each row")
+    parser.add_argument("--cpu-threads", default="1", help="cores that the engine computes on, or `all`")
     options = parser.parse_args()
     path = str(embedded_model(Path(os.environ.get("CACO_RAY_CACHE", ".cache")).absolute() / "models"))
+    model = VllmModel.model_validate({**MODEL.model_dump(), "cpu_threads": options.cpu_threads})
+    work = Work(model, path, options.rows, options.tokens)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("plain", "skewed", "log"):
             (folder / part).mkdir()
-        with environ(environment(MODEL, folder / "log")):
-            before = raw_alone(path, options.rows, options.tokens)
+        with environ(environment(model, folder / "log")):
+            before = raw_alone(work)
             with connected(ClusterConfig(num_cpus=2)):
-                speed, whole, startup_s = staged(path, options.rows, options.tokens, folder / "plain", skewed=False)
-                skewed, _, _ = staged(path, options.rows, options.tokens, folder / "skewed", skewed=True)
+                speed, whole, startup_s = staged(work, folder / "plain", skewed=False)
+                skewed, _, _ = staged(work, folder / "skewed", skewed=True)
             print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
-            after = raw_alone(path, options.rows, options.tokens)
+            after = raw_alone(work)
             with connected(ClusterConfig(num_cpus=2)):
-                theirs = ray_llm(path, options.rows, options.tokens)
+                theirs = ray_llm(work)
             print(f"ray_llm  {theirs:7.1f} tokens/s with start-up, stage {whole:7.1f}", flush=True)
     raw_speed, raw_skewed = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     result = {"goodput_ratio": speed / raw_speed, "skewed_goodput_ratio": skewed / raw_skewed, "ray_data_llm_ratio": whole / theirs}

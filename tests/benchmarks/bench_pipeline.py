@@ -38,7 +38,7 @@ import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
-from caco_ray.cluster import connected, keep_idle_workers
+from caco_ray.cluster.session import connected, keep_idle_workers
 from caco_ray.config import ClusterConfig, FakeModel, FiltersConfig, SamplingConfig, SandboxConfig, VllmModel
 from caco_ray.operators import executor, shards_in_flight, task
 from caco_ray.schema import PROGRAM, row_id

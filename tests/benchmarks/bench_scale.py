@@ -30,7 +30,7 @@ import psutil
 import pyarrow as pa
 from ray.cluster_utils import Cluster
 
-from caco_ray.cluster import connected, keep_idle_workers
+from caco_ray.cluster.session import connected, keep_idle_workers
 from caco_ray.config import ClusterConfig
 from caco_ray.schema import PROGRAM
 from caco_ray.source import SampleRange

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from caco_ray.cluster import connected
+from caco_ray.cluster.session import connected
 from caco_ray.config import ClusterConfig
 from caco_ray.schema import PROGRAM, to_table
 from caco_ray.source import ShardInput

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from caco_ray.config import Config
-from caco_ray.ledger import read_config
+from caco_ray.ledger.lineage import read_config
+from caco_ray.ledger.trace import trace
 from caco_ray.pipeline import codegen_data
 from caco_ray.report import collect
 from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import is_measured
 from caco_ray.store import Dataset, Folder
-from caco_ray.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("profile=fake", "scale.samples=60", "scale.shard_rows=30", "seeds.limit=12", "judge.enabled=false", "evaluate.models=[]")

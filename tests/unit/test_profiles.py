@@ -8,8 +8,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from caco_ray.cluster.placement import matches
 from caco_ray.config import Config, load_config
-from caco_ray.placement import matches
 
 CONF = Path(__file__).parents[2] / "conf"
 GPUS = {"gpu1": 1, "gpu8": 8, "cluster": 8}

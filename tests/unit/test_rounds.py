@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from caco_ray.config import Config, load_config
 from caco_ray.errors import ConfigError
 from caco_ray.fingerprint import PARENTS, fingerprint, settings
-from caco_ray.ledger import Step, place_of, shard_at
+from caco_ray.ledger.lineage import Step, place_of, shard_at
 from caco_ray.rounds import REPEATED, bounded, label, prefix
 from caco_ray.schema import PROGRAM
 from caco_ray.source import Joined, SampleRange

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pytest
 import ray
 
-from caco_ray.attempts import records
 from caco_ray.config import QuarantineConfig, WatchdogConfig
 from caco_ray.engines.base import EngineStats
 from caco_ray.errors import EngineError, InfraErrorsError, StageStalledError, WorkersDieError
-from caco_ray.gate import Pulse
+from caco_ray.runtime.attempts import records
+from caco_ray.runtime.gate import Pulse
+from caco_ray.runtime.shard_work import Session
+from caco_ray.runtime.streaming import Streaming
+from caco_ray.runtime.tasks import result_of
+from caco_ray.runtime.telemetry import Live
+from caco_ray.runtime.watchdog import Watchdog
 from caco_ray.schema import PROGRAM, live, to_table
-from caco_ray.shard_work import Session
 from caco_ray.source import SampleRange
 from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.store import Dataset, Folder, StageInfo
-from caco_ray.streaming import Streaming
-from caco_ray.tasks import result_of
-from caco_ray.telemetry import Live
-from caco_ray.watchdog import Watchdog
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

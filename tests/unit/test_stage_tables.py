@@ -4,13 +4,13 @@ from typing import get_args
 
 from caco_ray.config import STAGES, RepairName
 from caco_ray.fingerprint import PARENTS
+from caco_ray.ledger.trace import _TEXTS
 from caco_ray.pipeline import STEPS
 from caco_ray.repair import _CHILDREN, _CHILDREN_ENTIRE, _MODELS
 from caco_ray.report import funnel
 from caco_ray.run import FOLDERS
 from caco_ray.schema import OF_STAGE
 from caco_ray.stage_config import EXECUTES, MODELS, ROLES, TRAININGS
-from caco_ray.trace import _TEXTS
 
 WITH_ROWS = set(STAGES) - {*TRAININGS, "report"}
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from caco_ray.cluster import worker_env
+from caco_ray.cluster.session import worker_env
 from caco_ray.config import ClusterConfig
 
 COMMIT, FILE = "0" * 40, b'{"architectures": ["X"]}'

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from caco_ray.config import Config, load_config
 from caco_ray.jsonl import export_json_lines
-from caco_ray.ledger import source_of
+from caco_ray.ledger.lineage import source_of
 from caco_ray.run import FOLDERS
 from caco_ray.schema import OF_STAGE, Row, to_table
 from caco_ray.seeds import load_seeds

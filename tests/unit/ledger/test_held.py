@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from caco_ray.held import HeldFile
-from caco_ray.ledger import Cost, balance, held_by
+from caco_ray.ledger.held import HeldFile
+from caco_ray.ledger.lineage import Cost, balance, held_by
 from caco_ray.store import Folder
 
 

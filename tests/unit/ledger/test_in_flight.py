@@ -7,7 +7,7 @@ import pytest
 
 from caco_ray import pipeline
 from caco_ray.config import OpenAiModel
-from caco_ray.ledger import read_config, source_of
+from caco_ray.ledger.lineage import read_config, source_of
 from caco_ray.operators import shards_in_flight
 from caco_ray.run import Run
 from caco_ray.store import Folder, Totals

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from caco_ray.config import Config
-from caco_ray.ledger import Cost, Step, cost_columns, cost_of, cost_of_row, read_config, steps
+from caco_ray.ledger.lineage import Cost, Step, cost_columns, cost_of, cost_of_row, read_config, steps
 from caco_ray.schema import OF_STAGE
 from caco_ray.store import Dataset, Folder
 

@@ -8,7 +8,7 @@ import pytest
 from caco_ray.config import Config, VllmModel
 from caco_ray.engines.model_folder import model_id
 from caco_ray.errors import RunDirError
-from caco_ray.ledger import read_config
+from caco_ray.ledger.lineage import read_config
 from caco_ray.own_models import check_done, weights_of
 from caco_ray.schema import PROGRAM, row_id, to_table
 from caco_ray.store import DatasetWriter, Folder, StageInfo

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from caco_ray.errors import RunDirError
+from caco_ray.ledger.trace import print_history, trace
 from caco_ray.store import Folder
-from caco_ray.trace import print_history, trace
 
 CHAIN = ["scale", "select", "reverse", "solve", "judge", "assemble"]
 

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from caco_ray import reexecute
-from caco_ray import verify as verify_module
-from caco_ray.audit import hash_of
 from caco_ray.config import ConfigError, SandboxConfig, validate
 from caco_ray.errors import RunDirError, StorageError
-from caco_ray.ledger import read_config
+from caco_ray.ledger import reexecute
+from caco_ray.ledger import verify as verify_module
+from caco_ray.ledger.audit import hash_of
+from caco_ray.ledger.lineage import read_config
+from caco_ray.ledger.shipped import SLICE_ROWS, survey
+from caco_ray.ledger.verify import Verification, VerifyConfig, _state, verify
 from caco_ray.schema import Row, row_id
-from caco_ray.shipped import SLICE_ROWS, survey
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.disk import Disk
-from caco_ray.verify import Verification, VerifyConfig, _state, verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CONFIG, QUIET = VerifyConfig(dataset="/nowhere"), Console(file=io.StringIO())
