@@ -26,7 +26,7 @@ ATTACKS = [
     attempt("10_multiprocessing", "import multiprocessing\np = multiprocessing.Process(target=print)\np.start()"),
     Attack("11_alloc_loop", "x = []\nwhile True: x.append(bytearray(1 << 22))", ("oom", "timeout_cpu")),
     Attack("11_alloc_loop_swallowing", "x = []\nwhile True:\n    try: x.append(bytearray(1 << 22))\n    except MemoryError: pass", ("timeout_cpu",), slow=True),
-    Attack("11_memory_full_at_the_end", "x = []\ntry:\n    while True: x.append([0])\nexcept MemoryError: pass\noutput = list(range(9000))", ("ok", "oom"), output=list(range(9000))),
+    Attack("11_memory_full_at_the_end", "x = []\ntry:\n    while True: x.append([0])\nexcept MemoryError: pass\noutput = list(range(9000))", ("ok", "oom", "timeout_cpu"), output=list(range(9000))),
     Attack("11_memory_full_of_tuples", "x = None\nwhile True: x = (x,)", ("oom", "timeout_cpu")),
     Attack("11_memory_full_of_tuples_swallowing", "output = list(range(9000))\nx = None\ntry:\n    while True: x = [x]\nexcept MemoryError: pass", ("ok", "timeout_cpu"), output=list(range(9000))),
     Attack("11_memory_full_in_small_pieces", "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\nfor size in (1 << 24, 1 << 20, 1 << 16, 1 << 12):\n    while libc.mmap(None, ctypes.c_size_t(size), 0, 0x22, -1, ctypes.c_long(0)) not in (None, 2**64 - 1): pass\noutput = list(range(9000))\nx = [[i] for i in range(10**6)]", ("oom",)),

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from caco_ray.config import ConfigError, SandboxConfig, validate
-from caco_ray.errors import RunDirError, StorageError
+from caco_ray.config import SandboxConfig, validate
+from caco_ray.errors import ConfigError, RunDirError, StorageError
 from caco_ray.ledger import reexecute
 from caco_ray.ledger import verify as verify_module
 from caco_ray.ledger.audit import hash_of
