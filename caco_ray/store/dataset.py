@@ -247,7 +247,7 @@ def _fingerprints(folder: Folder) -> set[str]:
 
 def clear(folder: Folder) -> None:
     """Delete a dataset. `_SUCCESS` goes last: until then a reader finds it closed, and who is killed here begins again."""
-    for name in (MANIFEST, DATA, COLLECTED, "attempts", *DERIVED, STAGE_FILE, SUCCESS_FILE):
+    for name in (*sorted(_OURS - {STAGE_FILE, SUCCESS_FILE}), STAGE_FILE, SUCCESS_FILE):
         folder.delete(name)
 
 

@@ -30,7 +30,7 @@ from caco_ray.store.dataset import (
 )
 from caco_ray.store.folder import Folder
 from caco_ray.store.made_by import check_one_model, made_by
-from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, ShardEntry, Totals, add_up, count_rows, entry_name, parse
+from caco_ray.store.manifest import DATA, ENTRY, MANIFEST, PART, ShardEntry, Totals, add_up, count_rows, entry_name, parse
 
 # A request to an object store costs milliseconds of the client's own time: 10,000 entries are read at once, not one by one.
 COLLECT_EVERY = 500
@@ -211,5 +211,6 @@ def _to_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
 
 def _left_behind(name: str) -> int | None:
     """The shard of a part, or of an unfinished part or entry (`.NAME.<random>.tmp`); None for other files."""
-    match = re.fullmatch(r"\.?part-(\d{6,})-[0-9a-f]+\.parquet(?:\.\w+\.tmp)?|\.(\d{6,})\.json\.\w+\.tmp", name)
-    return int(match[1] or match[2]) if match else None
+    meant = re.sub(r"^\.(.+)\.\w+\.tmp$", r"\1", name)
+    match = PART.fullmatch(f"{DATA}/{meant}") or (ENTRY.fullmatch(meant) if meant != name else None)
+    return int(match[1]) if match else None
