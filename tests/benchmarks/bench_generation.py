@@ -1,9 +1,9 @@
-"""How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32] [--cpu-threads 1]`.
+"""How much of raw vLLM's speed is left when a stage runs it: `python -m tests.benchmarks.bench_generation [--rows 256] [--tokens 32] [--turns 3] [--cpu-threads 1]`.
 
 The same prompts, lengths and engine settings, one after the other in one run, with the embedded model on CPU. The prompts are those of
-the back-translator for the built-in programs, some 100 tokens each:
+the back-translator for the built-in programs, some 100 tokens each. In each turn:
 
-    raw         AsyncLLM alone, all requests at once; before and after the stage, so that a machine that slows down does not decide: the mean counts
+    raw         AsyncLLM alone, all requests at once; before and after each turn, so that a machine that slows down does not decide: the mean counts
     stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
     skewed      both again, where each tenth row is ten times longer
     ray_llm     `ray.data.llm.build_processor`, plain lengths; when its engine is ready does not show, so both are timed as a whole
@@ -12,7 +12,8 @@ The engine computes on `--cpu-threads` cores (1, as a model's default is; or `al
 processes use, some 7% of two cores, is missing to it, and so is whatever disturbs one of its threads.
 
 The last line is JSON: `goodput_ratio`, `skewed_goodput_ratio` (stage over raw), `ray_data_llm_ratio` (stage over ray_llm, each with its
-start-up), `startup_s` (of the stage's engine), `tokens_per_s` (of the stage). Other work on the machine spoils all of them.
+start-up), `startup_s` (of the stage's engine), `tokens_per_s` (of the stage): each the median of its turns. Other work on the machine
+spoils all of them.
 """
 
 import argparse
@@ -24,8 +25,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -57,6 +60,17 @@ class Work:
     path: str
     rows: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Tokens per second: of the stage (plain, skewed, plain with start-up) and of ray.data.llm with start-up; seconds of the stage's engine."""
+
+    speed: float
+    skewed: float
+    whole: float
+    startup_s: float
+    ray_llm: float
 
 
 class Programs(SampleRange):
@@ -189,36 +203,52 @@ def ray_llm(work: Work) -> float:
     return work.rows * work.tokens / took
 
 
+def turn(work: Work, folder: Path) -> Turn:
+    """All but the raw engine, once."""
+    for part in ("plain", "skewed"):
+        (folder / part).mkdir(parents=True)
+    with connected(ClusterConfig(num_cpus=2)):
+        speed, whole, startup_s = staged(work, folder / "plain", skewed=False)
+        skewed, _, _ = staged(work, folder / "skewed", skewed=True)
+    print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
+    with connected(ClusterConfig(num_cpus=2)):
+        theirs = ray_llm(work)
+    print(f"ray_llm  {theirs:7.1f} tokens/s with start-up, stage {whole:7.1f}", flush=True)
+    return Turn(speed, skewed, whole, startup_s, theirs)
+
+
+def ratios(raws: list[tuple[float, float]], turns: list[Turn]) -> dict[str, float]:
+    """Medians over the turns; each is compared with the raw engine just before and just after it."""
+    around = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in pairwise(raws)]
+    return {
+        "goodput_ratio": median(turn.speed / plain for turn, (plain, _) in zip(turns, around, strict=True)),
+        "skewed_goodput_ratio": median(turn.skewed / skewed for turn, (_, skewed) in zip(turns, around, strict=True)),
+        "ray_data_llm_ratio": median(turn.whole / turn.ray_llm for turn in turns),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=32, help="of each row")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--cpu-threads", default="1", help="cores that the engine computes on, or `all`")
     options = parser.parse_args()
     path = str(embedded_model(Path(os.environ.get("CACO_RAY_CACHE", ".cache")).absolute() / "models"))
     model = VllmModel.model_validate({**MODEL.model_dump(), "cpu_threads": options.cpu_threads})
     work = Work(model, path, options.rows, options.tokens)
+    turns: list[Turn] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("plain", "skewed", "log"):
-            (folder / part).mkdir()
+        (folder / "log").mkdir()
         with environ(environment(model, folder / "log")):
-            before = raw_alone(work)
-            with connected(ClusterConfig(num_cpus=2)):
-                speed, whole, startup_s = staged(work, folder / "plain", skewed=False)
-                skewed, _, _ = staged(work, folder / "skewed", skewed=True)
-            print(f"stage    {speed:7.1f} tokens/s, skewed {skewed:7.1f}, start-up {startup_s:.1f} s", flush=True)
-            after = raw_alone(work)
-            with connected(ClusterConfig(num_cpus=2)):
-                theirs = ray_llm(work)
-            print(f"ray_llm  {theirs:7.1f} tokens/s with start-up, stage {whole:7.1f}", flush=True)
-    raw_speed, raw_skewed = ((one + other) / 2 for one, other in zip(before, after, strict=True))
-    result = {"goodput_ratio": speed / raw_speed, "skewed_goodput_ratio": skewed / raw_skewed, "ray_data_llm_ratio": whole / theirs}
-    print(
-        json.dumps(
-            {**{key: round(value, 3) for key, value in result.items()}, "startup_s": round(startup_s, 1), "tokens_per_s": round(speed, 1)}
-        )
-    )
+            raws = [raw_alone(work)]
+            for number in range(options.turns):
+                turns.append(turn(work, folder / str(number)))
+                raws.append(raw_alone(work))
+    result = {key: round(value, 3) for key, value in ratios(raws, turns).items()}
+    startup_s, speed = median(turn.startup_s for turn in turns), median(turn.speed for turn in turns)
+    print(json.dumps({**result, "startup_s": round(startup_s, 1), "tokens_per_s": round(speed, 1)}))
 
 
 if __name__ == "__main__":
