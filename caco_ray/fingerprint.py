@@ -36,7 +36,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
 
 _PLACEMENT = {
     "replicas", "tensor_parallel", "pipeline_parallel", "gpus", "cpus", "cpu_threads", "kv_cache_gb", "gpu_memory_fraction",
-    "max_num_seqs", "enforce_eager", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
+    "max_num_seqs", "enforce_eager", "base_url", "max_concurrency", "timeout_s", "max_retries", "api_key_env", "seconds_per_token",
     "load_timeout_s", "stall_timeout_s", "max_tokens_field",
 }  # fmt: skip
 

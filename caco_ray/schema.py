@@ -78,7 +78,7 @@ def _generation(role: str) -> list[pa.Field]:
     return [
         pa.field(f"{role}_model", pa.string()),  # name@fingerprint of the weights
         pa.field(f"{role}_prompt", pa.string()),  # name@version of the prompt
-        pa.field(f"{role}_seed", pa.int64()),  # of this row's sampling, or of the engine that drew it (vLLM on CPU)
+        pa.field(f"{role}_seed", pa.int64()),  # of this row, or of the engine (vLLM on CPU); null where none was sent
         pa.field(f"{role}_finish", pa.string()),
         pa.field(f"{role}_stop", pa.string()),  # stop string or token that ended the text; null = the model's own end, or none
         pa.field(f"{role}_prompt_tokens", pa.int32()),

@@ -125,7 +125,7 @@ class OpenAiModel(Strict):
     max_retries: int = Field(6, ge=0)
     chat_template_kwargs: TemplateValues = Field(default_factory=dict)  # sent along with chat messages where set; vLLM and SGLang know it
 
-    send_seeds: bool = True  # false for endpoints that refuse `seed`, and `vllm serve` on CPU, which dies of it; rows record theirs still
+    send_seeds: bool = True  # false for endpoints that refuse `seed`, and `vllm serve` on CPU, which dies of it
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # in chats; reasoning models of OpenAI want the other
 
     @property

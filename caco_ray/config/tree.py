@@ -75,6 +75,17 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _samples_differ(self) -> "Config":
+        """Where one prompt is asked again and again. Questions of instruct models are asked for in one style each."""
+        asked = [("scale", self.scale.samples, "sampling", self.sampling)]
+        if self.models.reverse.prompts == "trained":
+            asked.append(("reverse", self.reverse.samples, "reverse.sampling", self.reverse.sampling))
+        for stage, samples, key, sampling in asked:
+            if samples > 1 and sampling.temperature == 0:
+                raise ValueError(f"{key}.temperature 0: the {samples} of {stage}.samples would all be the same; give a temperature")
+        return self
+
+    @model_validator(mode="after")
     def _rounds_have_a_learner(self) -> "Config":
         sampler = self.models.sampler
         learns = isinstance(sampler, VllmModel) and sampler.path == "run:codegen" and self.training.codegen.enabled

@@ -52,9 +52,8 @@ class Engine(Protocol):
     @property
     def model_id(self) -> str: ...
 
-    @property
-    def engine_seed(self) -> int | None:
-        """What all samples are drawn from where requests cannot have seeds of their own; None where they can."""
+    def seed_used(self, seed: int) -> int | None:
+        """What a sample asked for with `seed` is drawn from: `seed`; the engine's own where requests cannot have one; None: not known."""
         ...
 
     def generate(

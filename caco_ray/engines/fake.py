@@ -33,9 +33,8 @@ class FakeEngine:
     def model_id(self) -> str:
         return "fake"
 
-    @property
-    def engine_seed(self) -> None:
-        return None
+    def seed_used(self, seed: int) -> int | None:
+        return seed
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None

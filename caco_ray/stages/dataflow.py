@@ -9,77 +9,26 @@ like: then nothing is decided). The reverse does not hold: `0 * x` counts as use
 import ast
 import builtins
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
-from caco_ray.stages.program import FunctionNode, constant, functions
+from caco_ray.stages.calls import (
+    FunctionNode,
+    all_parameters,
+    arguments,
+    functions,
+    parameters,
+    root_name,
+    unpacked_pairs,
+    without_unpacking,
+)
+from caco_ray.stages.flow import BOUND_KEY, WHOLE, Flow, key_node
+from caco_ray.stages.program import constant
 
-WHOLE = "input[*]"  # the dict itself, with all keys
 _HUB = "<objects>"  # all arguments, fields and results of methods and of functions with ambiguous names
 _OPAQUE = frozenset({"eval", "exec", "globals", "locals", "vars", "compile", "setattr", "__import__"})
 _PURE_MODULES = frozenset({"math", "cmath", "np", "numpy", "sp", "sympy", "itertools", "statistics", "fractions", "decimal", "re"})
-_COPIES = frozenset({"int", "float", "str", "list", "tuple"})
 _BUILTINS = frozenset(dir(builtins))
 _EXITS = (ast.Return, ast.Break, ast.Continue, ast.Raise)
-_BOUND_KEY = ast.Constant(value="<a key of input, bound by **>")
-
-
-@dataclass
-class Flow:
-    """`edges[x]`: what may flow into x. `bindings[x]`: each expression that is bound to x as it is; None = computed or conditional."""
-
-    edges: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    bindings: dict[str, list[ast.expr | None]] = field(default_factory=lambda: defaultdict(list))
-    functions: dict[str, FunctionNode] = field(default_factory=dict)
-    ambiguous: set[str] = field(default_factory=set)  # names of methods, and of functions that are defined twice
-    aliases: set[str] = field(default_factory=lambda: {"input"})
-    decided: bool = True
-
-    def sources(self, name: str) -> set[str]:
-        """Everything that may flow into `name`."""
-        seen, todo = {name}, [name]
-        while todo:
-            for source in self.edges.get(todo.pop(), ()):
-                if source not in seen:
-                    seen.add(source)
-                    todo.append(source)
-        return seen
-
-    def is_copied(self, name: str) -> bool:
-        """True where `name` is a value of `input` as it stands there: bound, passed, returned or indexed, never computed with."""
-        return self._copies(ast.Name(name), frozenset())
-
-    def _copies(self, expr: ast.expr | None, seen: frozenset[str]) -> bool:
-        match expr:
-            case None:
-                return False
-            case _ if expr is _BOUND_KEY or self.key_of(expr) is not None:
-                return True
-            case ast.Name(id=name):
-                bound = self.bindings.get(name, [])
-                return name not in seen and len(bound) == 1 and self._copies(bound[0], seen | {name})
-            case ast.Subscript(value=value, slice=ast.Constant()):
-                return self._copies(value, seen)
-            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _COPIES - self.functions.keys():
-                return self._copies(argument, seen)
-            case ast.Call(func=ast.Name(id=name)) if name in self.functions and name not in seen:
-                return self._copies(_only_return(self.functions[name]), seen | {name})
-        return False
-
-    def key_of(self, expr: ast.expr) -> str | None:
-        """The k of `input["k"]`, `input.get("k")` and the like."""
-        match expr:
-            case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str(key))) if name in self.aliases:
-                return key
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id=name), attr="get" | "pop" | "setdefault"), args=[ast.Constant(value=str(key)), *_]
-            ) if name in self.aliases:
-                return key
-        return None
-
-
-def key_node(key: str) -> str:
-    return f"input[{key!r}]"
 
 
 def analyse(tree: ast.Module) -> Flow:
@@ -108,63 +57,8 @@ def _find_aliases(tree: ast.Module, flow: Flow) -> None:
                 case ast.Assign(targets=[ast.Name(id=target)], value=ast.Name(id=source)) if source in flow.aliases:
                     flow.aliases.add(target)
                 case ast.Call(func=ast.Name(id=name)) if name in flow.functions:
-                    pairs = _arguments(flow.functions[name], _without_unpacking(node))
+                    pairs = arguments(flow.functions[name], without_unpacking(node))
                     flow.aliases.update(p for p, e in pairs if isinstance(e, ast.Name) and e.id in flow.aliases)
-
-
-def _parameters(function: FunctionNode) -> list[str]:
-    return [p.arg for p in (*function.args.posonlyargs, *function.args.args)]
-
-
-def _all_parameters(function: FunctionNode) -> list[str]:
-    rest = [p.arg for p in (function.args.vararg, function.args.kwarg) if p]
-    return [*_parameters(function), *(p.arg for p in function.args.kwonlyargs), *rest]
-
-
-def _arguments(function: FunctionNode, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """Pairs (parameter, expression) of a call whose arguments are all written out; others go to every parameter."""
-    names = _parameters(function)
-    everything = _all_parameters(function)
-    starred = False
-    for place, argument in enumerate(call.args):
-        starred = starred or isinstance(argument, ast.Starred)
-        if place < len(names) and not starred:
-            yield names[place], argument
-        else:
-            yield from ((name, argument) for name in everything)
-    for keyword in call.keywords:
-        if keyword.arg in everything:
-            yield keyword.arg or "", keyword.value
-        else:
-            yield from ((name, keyword.value) for name in everything)
-
-
-def _without_unpacking(call: ast.Call) -> ast.Call:
-    return ast.Call(call.func, call.args, [keyword for keyword in call.keywords if keyword.arg])
-
-
-def _only_return(function: FunctionNode) -> ast.expr | None:
-    """The value of a function whose one `return` stands at the top level of its body."""
-    if isinstance(function, ast.Lambda):
-        return function.body
-    returns = [node for node in ast.walk(function) if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom)]
-    return returns[0].value if len(returns) == 1 and returns[0] in function.body else None
-
-
-def _root(expr: ast.expr) -> str | None:
-    """The x of `x`, `x.y`, `x[0].y`, `x.get(0).y`."""
-    while isinstance(expr, ast.Attribute | ast.Subscript | ast.Starred | ast.Call):
-        expr = expr.func if isinstance(expr, ast.Call) else expr.value
-    return expr.id if isinstance(expr, ast.Name) else None
-
-
-def _unpacked(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
-    """Pairs of `a, b = x, y`; empty for anything else."""
-    if not (isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List)):
-        return []
-    if len(target.elts) != len(value.elts) or any(isinstance(e, ast.Starred) for e in (*target.elts, *value.elts)):
-        return []
-    return list(zip(target.elts, value.elts, strict=True))
 
 
 class _Builder:
@@ -210,7 +104,7 @@ class _Builder:
                 self._bind(target, value)
             case ast.AugAssign(target=target, value=value):
                 self._write(target, self._reads(value) | self._reads(target))
-                self._changed.update({_root(target) or ""} - {""})  # `+=` mutates a list
+                self._changed.update({root_name(target) or ""} - {""})  # `+=` mutates a list
             case ast.Return(value=value):
                 self._add(self._place, self._reads(value))
             case ast.If(test=test, body=body, orelse=orelse) | ast.While(test=test, body=body, orelse=orelse):
@@ -267,7 +161,7 @@ class _Builder:
         self._guarded(node, sources | guards, [statement for case in cases for statement in case.body])
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        names = _parameters(node)
+        names = parameters(node)
         for name, default in (
             *zip(reversed(names), reversed(node.args.defaults), strict=False),
             *((p.arg, d) for p, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d),
@@ -276,7 +170,7 @@ class _Builder:
         for decorator in node.decorator_list:
             self._add(node.name, self._reads(decorator))
         if self._flow.functions.get(node.name) is not node:
-            for name in _all_parameters(node):
+            for name in all_parameters(node):
                 self._add(name, {_HUB})
                 self._add(_HUB, {name})
             self._add(_HUB, {node.name})
@@ -291,7 +185,7 @@ class _Builder:
         self._flow.edges[target] |= sources | self._controls | {f"<exits {self._place}>"}
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
-        pairs = _unpacked(target, value)
+        pairs = unpacked_pairs(target, value)
         if pairs:
             for one, item in pairs:
                 self._bind(one, item)
@@ -308,7 +202,7 @@ class _Builder:
             for element in target.elts:
                 self._write(element, sources)
             return
-        name = _root(target)
+        name = root_name(target)
         if name is None:
             self._reads(target)
         elif name in self._flow.aliases and not isinstance(target, ast.Name):
@@ -375,10 +269,10 @@ class _Builder:
         function = self._flow.functions[name]
         self._add(f"<exits {name}>", set())
         unpacked = [keyword for keyword in node.keywords if keyword.arg is None and self._is_alias(keyword.value)]
-        for parameter in _all_parameters(function) if unpacked else ():
+        for parameter in all_parameters(function) if unpacked else ():
             source = WHOLE if self._takes_rest(function, parameter) else key_node(parameter)
-            self._write(ast.Name(parameter), {source}, _BOUND_KEY)
-        for parameter, value in _arguments(function, _without_unpacking(node) if unpacked else node):
+            self._write(ast.Name(parameter), {source}, BOUND_KEY)
+        for parameter, value in arguments(function, without_unpacking(node) if unpacked else node):
             self._bind(ast.Name(parameter), value)
         return {name}
 
@@ -391,7 +285,7 @@ class _Builder:
         given = {name for value in values for name in self._reads(value)} | self._reads(node.func)
         for value in values:
             if isinstance(value, ast.Name) and value.id in self._flow.functions:
-                for parameter in _all_parameters(self._flow.functions[value.id]):
+                for parameter in all_parameters(self._flow.functions[value.id]):
                     self._flow.bindings[parameter].append(None)
                     self._add(parameter, given)
         for name in self._may_change(node, values):
@@ -410,11 +304,11 @@ class _Builder:
 
     def _may_change(self, node: ast.Call, values: list[ast.expr]) -> set[str]:
         """Names whose object the call may mutate: the receiver of a method, and arguments of functions not known to be pure."""
-        root = _root(node.func)
+        root = root_name(node.func)
         if isinstance(node.func, ast.Name):
-            roots = set() if root in _BUILTINS else {_root(value) for value in values}
+            roots = set() if root in _BUILTINS else {root_name(value) for value in values}
         elif root in _PURE_MODULES:
             roots = set()
         else:
-            roots = {root, *(_root(value) for value in values)}
+            roots = {root, *(root_name(value) for value in values)}
         return {name for name in roots if name is not None and name not in self._flow.aliases}

@@ -16,7 +16,8 @@ from caco_ray.errors import ConfigError
 from caco_ray.sandbox.codec import decode
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import program
-from caco_ray.stages.dataflow import WHOLE, analyse, key_node
+from caco_ray.stages.dataflow import analyse
+from caco_ray.stages.flow import WHOLE, key_node
 
 Filter = Callable[[Row, FiltersConfig], str | None]
 

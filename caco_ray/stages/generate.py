@@ -37,8 +37,8 @@ class Generate:
     """One operator that owns an engine; `__call__` may run in several threads at once.
 
     Each row is sampled with a seed of its own, drawn from its id, the role and the run's seed: a retried task asks for
-    the same thing. Where an engine has one seed for all rows, that one is recorded instead. A row that the engine failed
-    gets `infra_error`; it is not at fault.
+    the same thing. Recorded is what the engine used: its own where it has one for all rows, none where it is sent none.
+    A row that the engine failed gets `infra_error`; it is not at fault.
 
     Raises:
         ConfigError: the model's prompt family has no prompt for the role.
@@ -80,7 +80,7 @@ class Generate:
             with self._meter.call(len(asked)) as call:
                 replies = self._engine.generate(prompts, self._sampling, n=1, seeds=seeds)
             for row, own_seed, (completion,) in zip(asked, seeds, replies, strict=True):
-                row[f"{self._role}_seed"] = own_seed if self._engine.engine_seed is None else self._engine.engine_seed
+                row[f"{self._role}_seed"] = self._engine.seed_used(own_seed)
                 self._fill(row, completion)
             self._charge(asked, call.seconds)
         return to_table(rows, table.schema)

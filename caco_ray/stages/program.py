@@ -4,8 +4,6 @@ import ast
 import warnings
 from typing import Any
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-
 
 def parse(code: str) -> ast.Module | None:
     """The tree, or None where the text is not valid Python, or nested too deeply for the parser."""
@@ -73,27 +71,3 @@ def _one_key(node: ast.AST) -> tuple[ast.expr | None, Any, bool]:
 def constant(node: ast.expr | None) -> Any:
     """The value of a literal constant, else None."""
     return node.value if isinstance(node, ast.Constant) else None
-
-
-def functions(tree: ast.AST) -> dict[str, FunctionNode]:
-    """Functions by the name that calls them: `def`s outside classes, and lambdas that are bound to a name.
-
-    A name that is bound twice is left out: which function it calls is not known.
-    """
-    found: dict[str, FunctionNode] = {}
-    twice: set[str] = set()
-    methods = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.ClassDef) for node in outer.body}
-    for node in ast.walk(tree):
-        name, function = _named_function(node)
-        if name and function and id(node) not in methods:
-            twice.update({name} & found.keys())
-            found[name] = function
-    return {name: function for name, function in found.items() if name not in twice}
-
-
-def _named_function(node: ast.AST) -> tuple[str | None, FunctionNode | None]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return node.name, node
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) and isinstance(node.targets[0], ast.Name):
-        return node.targets[0].id, node.value
-    return None, None

@@ -15,7 +15,7 @@ from caco_ray.store import Dataset, Folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("profile=fake", "scale.shard_rows=10", "seeds.limit=24", "until=scale")
-TARGET = ("scale.samples=20", "scale.accept=45", "scale.budget=400")  # rounds of two shards
+TARGET = ("scale.samples=30", "scale.accept=45", "scale.budget=400")  # passes of three shards
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -55,7 +55,7 @@ def test_a_budget_that_is_spent_is_said_and_the_run_goes_on(tmp_path: Path) -> N
 def test_a_kill_between_rounds_loses_and_repeats_nothing(calm: tuple[Path, str], tmp_path: Path) -> None:
     pace = "models.sampler.seconds_per_token=0.002"  # does not change the rows
     manifest = tmp_path / "programs" / "manifest"
-    kill_after(tmp_path, 3, pace)  # shards: in the middle of the second round
+    kill_after(tmp_path, 4, pace)  # shards: in the middle of the second pass
     assert not (tmp_path / "programs" / "_SUCCESS").exists()
     committed = {path.name: path.read_bytes() for path in manifest.glob("*.json")}
     last = run(tmp_path, *TARGET)

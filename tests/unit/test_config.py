@@ -59,6 +59,8 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
         ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve.base_url: localhost:8000: give a URL such as http"),
         ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same"),
+        ("sampling.temperature=0", "config: sampling.temperature 0: the 400 of scale.samples would all be the same"),
+        ("++reverse.samples=2 reverse.sampling.temperature=0", "config: reverse.sampling.temperature 0: the 2 of reverse.samples"),
         ("++models.solve.chat_template_kwargs={tokenize:true}", "models.solve.chat_template_kwargs: tokenize is set by the call itself"),
         (
             "model@models.solve=openai ++models.solve.chat_template_kwargs={add_generation_prompt:true}",
@@ -113,6 +115,10 @@ def test_a_fingerprint_changes_with_what_matters_and_only_then() -> None:
     for override in ("sampling.temperature=0.5", "seed=1", "scale.samples=401", "++sandbox.cpu_s=1"):
         assert fingerprint(composed(override), "evaluate") != fingerprint(plain, "evaluate"), override
     assert fingerprint(composed("sampling.temperature=0.5"), "unify") == fingerprint(plain, "unify")
+    here, moved = (
+        composed(*f"model@models.solve=openai models.solve.model=m models.solve.base_url=http://{host}/v1".split()) for host in "ab"
+    )
+    assert fingerprint(here, "solve") == fingerprint(moved, "solve") != fingerprint(plain, "solve")  # an endpoint may move
 
 
 def test_every_stage_with_rows_has_a_place_in_the_lineage() -> None:

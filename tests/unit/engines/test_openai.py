@@ -232,6 +232,7 @@ def test_seeds_may_stay_here_and_max_tokens_have_another_name_in_chats(endpoint:
     model = OpenAiModel(base_url=endpoint.url, model="fake", send_seeds=False, max_tokens_field="max_completion_tokens")
     engine = build_engine(model, path=None, seed=0)
     replies = engine.generate([PROMPT, [{"role": "user", "content": "hi"}]], WARM, seeds=[3, 4])
+    assert engine.seed_used(3) is None  # what was not sent is not recorded
     engine.close()
     assert all(reply.text for (reply,) in replies) and not any("seed" in request for request in endpoint.requests)
     sent = {"messages" in request: (request.get("max_tokens"), request.get("max_completion_tokens")) for request in endpoint.requests}

@@ -243,7 +243,7 @@ def test_no_two_engines_on_cpu_sample_the_same(smollm2: Path, small_vllm: SmallV
 
 
 def test_the_recorded_seed_is_the_one_that_vllm_draws_from(vllm_engine: Engine) -> None:
-    assert vllm_engine.engine_seed == vllm_engine._llm.vllm_config.model_config.seed != 0  # type: ignore[attr-defined]
+    assert vllm_engine.seed_used(3) == vllm_engine._llm.vllm_config.model_config.seed != 0  # type: ignore[attr-defined]
 
 
 def test_arguments_follow_the_configuration(small_vllm: SmallVllm) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from caco_ray.sandbox import Limits, Sandbox
 from caco_ray.seeds.builtin import builtin_seeds
-from caco_ray.stages.dataflow import WHOLE, analyse, key_node
+from caco_ray.stages.dataflow import analyse
+from caco_ray.stages.flow import WHOLE, key_node
 from caco_ray.stages.program import input_keys, parse
 
 SEEDS = [row["code"] for split in ("train", "heldout") for row in builtin_seeds(split)]

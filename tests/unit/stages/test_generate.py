@@ -21,7 +21,6 @@ class ScriptedEngine:
     """Gives the completions it was made with, in order, and keeps what it was asked."""
 
     model_id = "scripted"
-    engine_seed = None
 
     def __init__(self, *completions):
         self.completions, self.asked, self.closed = completions, [], False
@@ -29,6 +28,9 @@ class ScriptedEngine:
     def generate(self, prompts, sampling, *, n=1, seeds=None):
         self.asked.append((list(prompts), sampling, n, list(seeds)))
         return [[completion] for completion in self.completions[: len(prompts)]]
+
+    def seed_used(self, seed):
+        return seed
 
     def close(self):
         self.closed = True
@@ -112,7 +114,7 @@ def test_seeds_are_of_the_row_the_role_and_the_run(monkeypatch):
 
 def test_the_seed_of_an_engine_that_has_one_for_all_rows_is_recorded(monkeypatch):
     engine, operator = scripted(monkeypatch, "sample", "trained", done("x"), done("y"))
-    engine.engine_seed = 4711
+    monkeypatch.setattr(engine, "seed_used", lambda seed: 4711)
     assert operator(to_table(program_rows(2), PROGRAM))["sample_seed"].to_pylist() == [4711, 4711]
 
 
