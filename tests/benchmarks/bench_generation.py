@@ -6,7 +6,8 @@ the back-translator for the built-in programs, some 100 tokens each. In each tur
     raw         AsyncLLM alone, all requests at once; before and after each turn, so that a machine that slows down does not decide: the mean counts
     stage       the product: Ray Data, `Generate`, commit layer; from the moment its engine is ready to the last commit
     skewed      both again, where each tenth row is ten times longer
-    ray_llm     `ray.data.llm.build_processor`, plain lengths; when its engine is ready does not show, so both are timed as a whole
+    ray_llm     `ray.data.llm.build_processor`, plain lengths; when its engine is ready does not show, so both are timed as a whole (but for the
+                stage's warm requests, which ray_llm does not make)
 
 The engine computes on `--cpu-threads` cores (1, as a model's default is; or `all`). With `all` it has no device of its own: what Ray's dozen
 processes use, some 7% of two cores, is missing to it, and so is whatever disturbs one of its threads.
@@ -95,10 +96,11 @@ class TimedGenerate(Generate):
     def __init__(self, model: VllmModel, path: str, sampling: SamplingConfig, note: Path, skewed: bool) -> None:
         started = time.time()
         super().__init__("reverse", model, path, sampling, 0)
+        loaded = time.time()
         self._engine.generate([WARM_PROMPT] * WARM, sampling, seeds=[1] * WARM)  # of the usual length
         if skewed:
             self._engine.__class__ = LongTenth
-        note.write_text(json.dumps({"ready": time.time(), "startup_s": time.time() - started}))
+        note.write_text(json.dumps({"ready": time.time(), "startup_s": loaded - started, "warm_s": time.time() - loaded}))
 
 
 def _length(params: Any, seed: int) -> Any:
@@ -135,6 +137,7 @@ async def raw(work: Work) -> tuple[float, float]:
         return count
 
     async def speed(skewed: bool) -> float:
+        await llm.reset_prefix_cache()  # the stage meets each prompt for the first time
         given = [(prompt, _length(base.clone(), seed) if skewed else base) for prompt, seed in asked(work.rows)]
         started = time.time()
         counts = await asyncio.gather(*[one(f"{skewed}-{number}", *own) for number, own in enumerate(given)])
@@ -172,7 +175,7 @@ def staged(work: Work, folder: Path, skewed: bool) -> tuple[float, float, float]
     table = pa.concat_tables([Dataset(data).read(shard, kept_only=False) for shard in range(given.shards)])
     times = json.loads(note.read_text())
     written = sum(table["reverse_tokens"].to_pylist())
-    return written / (commits[-1] - times["ready"]), written / (commits[-1] - started), times["startup_s"]
+    return written / (commits[-1] - times["ready"]), written / (commits[-1] - started - times["warm_s"]), times["startup_s"]
 
 
 def ray_llm(work: Work) -> float:
