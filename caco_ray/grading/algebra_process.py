@@ -27,6 +27,7 @@ _NOISE = 1e-12
 _DECIMAL = re.compile(r"(?<![\w.])(\d*\.\d+|\d+\.)(?![\w.])|(?<![\w.])(\d*\.\d+)(?=[A-Za-z\\])")
 _CALL = re.compile(r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|exp|ln)\s*\(")
 _NAMES = re.compile(r"(?<![\\A-Za-z])(pi|infty)(?![A-Za-z])")
+_LETTER = re.compile(r"\\?[A-Za-z](?:(?<=\\[A-Za-z])[A-Za-z]+)?")  # or a command
 _INFINITY = re.compile(r"(?<![\\A-Za-z])oo(?![A-Za-z])")
 
 
@@ -70,7 +71,7 @@ def _peak_bytes() -> int:
 
 def decide(request: dict[str, Any]) -> str:
     """`equal` or `different`; texts that are no formulas are different."""
-    pred, gold = _parse(request["pred"]), _parse(request["gold"])
+    pred, gold = map(_parse, _distinct([_latex(request["pred"]), _latex(request["gold"])]))
     if pred is None or gold is None:
         return "different"
     if request["approximate"]:
@@ -83,11 +84,22 @@ def decide(request: dict[str, Any]) -> str:
 
 
 def _parse(text: str) -> Basic | None:
-    parsed = parse(f"${_latex(text)}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
+    parsed = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
     value = parsed[0] if parsed else None
     if not isinstance(value, Basic):
         return value  # a matrix, or nothing
     return value.xreplace({number: Rational(str(number)) for number in value.atoms(Float)})
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    """With another letter for each capital whose small form occurs too: the parser reads `R` as `r`. `E` and `I` are sympy's constants."""
+    tokens = {token for text in texts for token in _LETTER.findall(text)}
+    capitals = sorted(token for token in tokens if token != token.lower() and token.lower() in tokens and token not in ("E", "I"))
+    free = [letter for letter in "qzwvujkhyxbcfglmnprsta" if not {letter, letter.upper()} & tokens]
+    if len(free) < len(capitals):
+        return texts
+    others = {capital: f"{letter} " for capital, letter in zip(capitals, free, strict=False)}
+    return [_LETTER.sub(lambda match: others.get(match[0], match[0]), text) for text in texts]
 
 
 def _latex(text: str) -> str:

@@ -10,26 +10,33 @@ r"""Do two answers agree? Strict, because agreement is the proof of a row.
 | 2.5, 3.14159 (short)      | `2.5`, `3.14159`                                         | `3.14`: the program did not say more     |
 | True                      | `yes`, `true`                                            | `1`                                      |
 | "Friday"                  | `friday`, `\text{Friday}`                                | other words                              |
+| "20% profit"              | `20% profit`, `20%`                                      | `20% loss`: here words count             |
+| "OLLEH" (computed)        | `OLLEH`                                                  | `olleh`                                  |
 | [1, 2], (1, 2)            | `1, 2`, `[1,2]`, `(1, 2)`, `1 and 2`                     | `2, 1`                                   |
 | {1, 2} (a set)            | the same in any order                                    |                                          |
 
 A long float is one with 15 or more significant digits. A decimal agrees with it when it is the float rounded to the decimals that were
 written, with at least 2 significant digits, and at least 2 decimals or 3 significant digits; an exact value agrees when the float lies
-within 1e-12 of it, relatively. Units are removed, not checked.
+within 1e-12 of it, relatively (and within 1/1000). Of numbers units are removed, not checked.
 
 Plain Python decides numbers, words, lists and mappings; only a formula goes to the computer algebra system, through `Oracle`, which is
 expected to run in a process of its own (`algebra.Algebra`).
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from fractions import Fraction
 
 from caco_ray.grading.executed import ExecutedAnswer
-from caco_ray.grading.notation import tidy, words
+from caco_ray.grading.notation import said_words, tidy, words
 from caco_ray.grading.values import Formula, Items, Mapping, Number, OneOf, Truth, Value, Words, from_float, name_of, readings
 
 NOISE = Fraction(1, 10**12)  # relative; what float arithmetic may add to an exact value
+_MOST_NOISE = Fraction(1, 1000)  # of large floats
+_OPERATOR = re.compile(r"\s*([-+*/^=<>])\s*")
+_SYMBOLS = re.compile(r"(?=.*[A-Za-z])(?!.*(?:[A-Za-z]{3}|[A-Za-z]\d))[A-Za-z0-9 .+-]+")  # `2x - 3`: words, or a formula
+_NAME = re.compile(r"[^\W\d][\w' ]*")
 _MAX_UNORDERED = 50  # items of a set that holds formulas
 
 
@@ -45,10 +52,15 @@ Oracle = Callable[[str, str, bool], Verdict]
 
 def answers_agree(language: str, executed: ExecutedAnswer, oracle: Oracle) -> Verdict:
     """Does a written answer state what the program computed?"""
-    text = executed.text
-    if text is not None and words(tidy(language)) == words(tidy(text)) != "":
-        return Verdict.AGREE
-    return _any(_compare(mine, theirs, oracle) for mine in readings(language) for theirs in executed.values)
+    if not executed.keeps_case(language):
+        return Verdict.DISAGREE
+    if executed.text is not None:
+        mine, theirs = tidy(language), tidy(executed.text)
+        if _plain(mine) == _plain(theirs) != "":
+            return Verdict.AGREE
+        if _other_name(language, executed.text) or _other_words(mine, theirs):
+            return Verdict.DISAGREE
+    return _any_reading(readings(language), list(executed.values), oracle)
 
 
 def answers_equal(pred: str, gold: str, oracle: Oracle) -> Verdict:
@@ -60,11 +72,39 @@ def answers_equal(pred: str, gold: str, oracle: Oracle) -> Verdict:
     mine, theirs = tidy(pred), tidy(gold)
     if mine and theirs and _squeezed(mine) == _squeezed(theirs):
         return Verdict.AGREE
-    names = {name for name in (name_of(pred), name_of(gold)) if name}
-    if len(names) > 1:
+    if _other_name(pred, gold):
         return Verdict.DISAGREE
-    golds = [_gold_value(value) for value in readings(gold)]
-    return _any(_compare(mine, theirs, oracle) for mine in readings(pred) for theirs in golds if not _interval_clash(mine, theirs))
+    return _any_reading(readings(pred), [_gold_value(value) for value in readings(gold)], oracle)
+
+
+def _any_reading(mine: Sequence[Value], theirs: Sequence[Value], oracle: Oracle) -> Verdict:
+    """Where both sides name their values (`x = 1, y = 2`), the names decide, not the order."""
+    my_names, their_names = ([value for value in side if _has_names(value)] for side in (mine, theirs))
+    if my_names and their_names:
+        mine, theirs = my_names, their_names
+    return _any(_compare(one, other, oracle) for one in mine for other in theirs if not _interval_clash(one, other))
+
+
+def _has_names(value: Value) -> bool:
+    return isinstance(value, Mapping) and all(_NAME.fullmatch(name) for name in value.items)
+
+
+def _other_name(one: str, other: str) -> bool:
+    """`x = 5` and `y = 5`."""
+    names = [name_of(text) for text in (one, other) if text.count("=") == 1]
+    return len(names) == 2 and None not in names and names[0] != names[1]
+
+
+def _other_words(mine: str, theirs: str) -> bool:
+    """Of tidied texts: where both say words beside their numbers, they must say the same. The letters of formulas are for the algebra."""
+    if any(isinstance(value, Formula) for text in (mine, theirs) for value in readings(text)):
+        return False
+    return any(one and other and one != other for one, other in zip(said_words(mine), said_words(theirs), strict=True))
+
+
+def _plain(text: str) -> str:
+    """Of a tidied text: as `words`, and without spaces around operators."""
+    return _OPERATOR.sub(r"\1", words(text))
 
 
 def _squeezed(text: str) -> str:
@@ -109,7 +149,10 @@ def _compare(mine: Value, theirs: Value, oracle: Oracle) -> Verdict:
         return _any(_compare(a, b, oracle) for a in _alternatives(mine) for b in _alternatives(theirs) if not _interval_clash(a, b))
     if isinstance(theirs, Items):
         if isinstance(mine, Items):
-            return _compare_items(mine.items, theirs, oracle)
+            verdicts = [_compare_items(mine.items, theirs, oracle)]
+            if len(theirs.items) == 1 and len(mine.items) != 1:  # `[(2, 3)]` is the one solution (2, 3)
+                verdicts.append(_compare(mine, theirs.items[0], oracle))
+            return _any(verdicts)
         single = len(theirs.items) == 1 and not isinstance(mine, Mapping)
         return _compare(mine, theirs.items[0], oracle) if single else Verdict.DISAGREE
     if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
@@ -138,7 +181,7 @@ def numbers_agree(mine: Number, theirs: Number) -> bool:
     if not theirs.approximate:
         return False
     gap = abs(mine.value - theirs.value)
-    if gap <= NOISE * abs(theirs.value):
+    if gap <= min(NOISE * abs(theirs.value), _MOST_NOISE):
         return True
     if not mine.decimals:
         return False
@@ -188,4 +231,4 @@ def _latex(value: Value) -> str | None:
         return f"{top}" if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
     if isinstance(value, Formula):
         return value.text
-    return value.text if isinstance(value, Words) and value.text.isalpha() and len(value.text) <= 2 else None
+    return value.written if isinstance(value, Words) and _SYMBOLS.fullmatch(value.written) else None

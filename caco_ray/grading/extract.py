@@ -5,13 +5,15 @@ Text before `</think>` is scratch work and is not read. A box that never closes 
 
 A solution may state its answer more than once. `stated_answers` returns all statements of the strongest form found, so that the caller
 can demand that they agree; `final_answer` returns the last one, which is the convention of benchmarks. Boxes joined by nothing but
-commas, "and" or "or" (`\boxed{1} and \boxed{2}`) are one answer with several items.
+commas, "and" or "or" (`\boxed{1} and \boxed{2}`) are one answer with several items, and so are boxes side by side on one line with
+different contents; a box that says the same once more, or stands on a line of its own, is another statement.
 """
 
 import re
 
 _BOX = re.compile(r"\\f?boxed\s*(?=\{|[^\s{])")
 _JOINT = re.compile(r"(?:[\s$,;]|\\[\[\]() ,;]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b)*")
+_JOINS = re.compile(r"(?<!\\)[,;]|\band\b|\bor\b")
 _HASHES = re.compile(r"^\s*####\s*(\S.*)$", re.MULTILINE)
 # Behind the phrase the answer follows on the line, or on the next that is not empty if that is no sentence (a capital and three more
 # words); behind a line that only opens display math, inside it. Possessive: what was taken for markup is never read as the answer.
@@ -58,7 +60,7 @@ def _sentences(phrase: re.Pattern[str], text: str) -> list[str]:
 def _boxed(text: str) -> tuple[list[str], int]:
     """Contents of the outermost boxes, neighbours joined, and where the last one ends."""
     answers: list[str] = []
-    end = 0
+    end, last = 0, ""
     for match in _BOX.finditer(text):
         if match.start() < end:
             continue  # inside the box before
@@ -68,12 +70,16 @@ def _boxed(text: str) -> tuple[list[str], int]:
         content, after = span
         if not content:
             continue
-        if answers and _JOINT.fullmatch(text[end : match.start()]):
+        if answers and _joins(text[end : match.start()], content != last):
             answers[-1] = f"{answers[-1]}, {content}"
         else:
             answers.append(content)
-        end = after
+        end, last = after, content
     return answers, end
+
+
+def _joins(between: str, differ: bool) -> bool:
+    return bool(_JOINT.fullmatch(between) and (_JOINS.search(between) or (differ and "\n" not in between)))
 
 
 def _content(text: str, start: int) -> tuple[str, int] | None:

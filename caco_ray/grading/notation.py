@@ -1,7 +1,8 @@
 r"""Reduce the many ways to write an answer to few: LaTeX spacing, dollar signs, text commands, units.
 
-Nothing here decides equality. `tidy` changes notation only; `strip_unit` removes a unit and refuses whatever could change the value
-(dozen, half, squared, "5 or 6", "3 to 1", a variable: `5x`). Units are removed, not compared: "57 apples" and "57 pears" are both 57.
+Nothing here decides equality. `tidy` changes notation only; `unit_factor` reads a unit and refuses whatever could change the value
+(dozen, tenths, below, squared, "5 or 6", "3 to 1", a variable: `5x`). Units are removed, not compared: "57 apples" and "57 pears" are
+both 57.
 """
 
 import re
@@ -14,7 +15,7 @@ _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d|[A-Za-z]|\\[A-Za-z]+))\s*(?:\{([^{}]*)\}|(\d|[A-Za-z]))")
 _BARE_SCRIPT = re.compile(r"([_^])\s*(\d+|[A-Za-z])")
 _PLAIN_SIGNS = {"−": "-", "–": "-", "÷": "/", "²": "^2", "³": "^3"}
-_COMMANDS = {"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge "}
+_COMMANDS = {"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "±": r"\pm "}
 _UNICODE = str.maketrans(_PLAIN_SIGNS | _COMMANDS)
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\w+))")
 
@@ -30,11 +31,16 @@ _CONNECTIVES = frozenset(["in", "of", "per", "an", "a", "the", "each", "for", "o
 _VALUE_WORDS = (
     "and or to than minus plus times over divided half halves third thirds dozen dozens gross score remainder mod modulo base not least"
     " most between from pi sqrt sin cos tan cot sec csc log exp inf infinity point root squared cubed factorial choose power out if when"
-    " where with but nor negative"
+    " where with but nor negative below loss deficit debt quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth"
+    " eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths millionth millionths tens hundreds thousands millions"
+    " billions trillions quadrillion quadrillions mil mio mln bln lakh lakhs crore crores"
 )
 _CHANGES_VALUE = frozenset(_VALUE_WORDS.split())
 _UNIT_TOKEN = re.compile(r"([A-Za-z]+|%|°)\.?(?:\^?\{?(-?[1-3])\}?)?")
 _MAX_UNIT_WORDS = 6
+_SAID = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+(?![A-Za-z]|\s*=)")
+_JOINING = frozenset(["and", "or"])
+_HEDGES = frozenset(["exactly", "approximately", "approx", "about", "roughly", "around", "sqrt", "sin", "cos", "tan", "log", "exp", "pi"])
 
 
 def tidy(text: str) -> str:
@@ -64,6 +70,13 @@ def _group_fraction(match: re.Match[str]) -> str:
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
+def said_words(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Of a tidied text: which of "and" and "or" it has, and its other words, in the singular, without names (`x =`) and small words."""
+    found = {word.casefold() for word in _SAID.findall(text)}
+    rest = {word.removesuffix("s") or word for word in found - _JOINING - _CONNECTIVES - _HEDGES}
+    return frozenset(found & _JOINING), frozenset(rest)
+
+
 def words(text: str) -> str:
     """The form in which plain words are compared: case, quotes, spacing and end punctuation do not count."""
     return re.sub(r"\s+", " ", re.sub(r"[\"'“”‘’`]", "", text)).strip(" .,;!?").casefold()
@@ -72,7 +85,7 @@ def words(text: str) -> str:
 def unit_factor(phrase: str, touching: bool) -> int | None:
     """What a phrase behind a number multiplies it by: 1 for a unit, 10^6 for "million dollars", None when it is no unit.
 
-    `touching`: no space stands between number and phrase; then a single letter is a variable (`5m`), not a unit.
+    `touching`: no space stands between number and phrase; then it is a unit only where it is a known one of several letters (`5cm`).
     """
     tokens = [token for token in re.split(r"\\cdot|\\times|[\s/*·()-]+", phrase.strip()) if token]
     if not tokens:
@@ -89,7 +102,7 @@ def _is_unit(tokens: list[str], touching: bool) -> bool:
         return False
     matches = [_UNIT_TOKEN.fullmatch(token) for token in tokens]
     names = [match[1] for match in matches if match]
-    if len(names) < len(tokens) or (touching and names[0] in _SINGLE) or names[0].casefold() in _CONNECTIVES - {"in"}:
+    if len(names) < len(tokens) or (touching and names[0] not in _SHORT_UNITS - _SINGLE) or names[0].casefold() in _CONNECTIVES - {"in"}:
         return False
     return all(_is_unit_word(name) for name in names)
 

@@ -8,7 +8,7 @@ or `Words`.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
@@ -37,9 +37,10 @@ class Truth:
 
 @dataclass(frozen=True)
 class Words:
-    """Compared without case, quotes and spacing."""
+    """Compared without case, quotes and spacing. `written`: as it was, where a formula may be meant."""
 
     text: str
+    written: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _item(text: str, depth: int) -> Value:
 def _lists(text: str, depth: int) -> list[Value]:
     inner, brackets = _unbracket(_unnamed(text))
     if inner.count(r"\pm") == 1 and not brackets:
-        return [Items(tuple(_item(inner.replace(r"\pm", sign), depth) for sign in "+-"))]
+        return [Items(tuple(_item(inner.replace(r"\pm", sign), depth) for sign in signs)) for signs in ("+-", "-+")]
     cuts = [parts for parts in _splits(inner) if brackets or len(parts) > 1]
     return [Items(tuple(_item(part, depth) for part in parts), brackets) for parts in cuts]
 
@@ -132,8 +133,9 @@ def _mappings(text: str, depth: int) -> list[Value]:
     found: list[Value] = []
     for parts in _splits(_unbracket(text)[0]):
         pairs = [match for part in parts if (match := _PAIR.match(part))]
-        if len(pairs) == len(parts):
-            found.append(Mapping({words(pair[1]): _item(pair[2], depth) for pair in pairs}))
+        items = {words(pair[1]): _item(pair[2], depth) for pair in pairs}
+        if len(items) == len(parts):
+            found.append(Mapping(items))
     return found
 
 
@@ -175,7 +177,7 @@ def scalar(text: str) -> Value:
     return (
         Formula(text)
         if (_is_maths(text) and not chain) or plain in _CONSTANTS
-        else Words(plain.replace(" ", "") if ":" in plain else plain)
+        else Words(plain.replace(" ", "") if ":" in plain else plain, text)
     )
 
 

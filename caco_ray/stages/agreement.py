@@ -93,7 +93,7 @@ class Grade(_Grading):
 def _executed(row: Row) -> ExecutedAnswer:
     if row["output_json"] is None:
         raise StageContractError(f"row {row['row_id']} is live but has no output_json: its program must have been executed")
-    return ExecutedAnswer.from_json(row["output_json"])
+    return ExecutedAnswer.from_json(row["output_json"], row["code"])
 
 
 def _settle(row: Row, answer: str, verdict: Verdict, reason: str) -> None:

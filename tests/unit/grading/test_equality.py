@@ -33,6 +33,18 @@ AGREE = [
     (r"\sqrt{2}", "1.4142135623730951"), (r"\frac{\pi}{2}", "1.5707963267948966"),
     (r"\frac{\sqrt{2}}{2}", '{"$sympy": ["Mul", "sqrt(2)/2"]}'), ("(x+1)^2", '{"$sympy": ["Add", "x**2 + 2*x + 1"]}'),
     (r"\sqrt{2}, 1", '[1.4142135623730951, 1]'),
+    ("20", '"20% profit"'), ("20% profit", '"20% Profit"'), ("5", '"5 apples"'), ("5 apple", '"5 apples"'), ("x = 3", '"3"'),
+    ("x = 2, x = 3", '"x = 2 or x = 3"'), ("b = 2, a = 1", '"a = 1, b = 2"'), ("3 - 2", '"3-2"'), ("2x-3", '"2x - 3"'),
+    ("0.7", "0.7"), (r"R^2 - r^2", '{"$sympy": ["Add", "R**2 - r**2"]}'), ("2x - 3", '{"$sympy": ["Add", "2*x - 3"]}'),
+    ("x - 1", '{"$sympy": ["Add", "x - 1"]}'), ("2xy", '{"$sympy": ["Mul", "2*x*y"]}'),
+    ("-3 + 2x", '{"$sympy": ["Add", "2*x - 3"]}'),
+    ("0.33", '{"$sympy": ["Float", "0.333333333333333"]}'), ("1/3", '{"$sympy": ["Float", "0.333333333333333"]}'),
+    ("0.5", '{"$sympy": ["Float", "0.500000000000000"]}'), (r"\{2, 1\}", '{"$sympy": ["FiniteSet", "{1, 2}"]}'),
+    ("1, 2", '{"$sympy": ["FiniteSet", "{1, 2}"]}'), ("(1, 2)", '{"$sympy": ["Tuple", "(1, 2)"]}'),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", '{"$sympy": ["ImmutableDenseMatrix", "Matrix([[1, 2], [3, 4]])"]}'),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", '{"$sympy": ["MutableDenseMatrix", "Matrix([[1], [2]])"]}'),
+    ("(1, 2)", '{"$sympy": ["MutableDenseMatrix", "Matrix([[1, 2]])"]}'), ("0.1+0.2i", '{"$complex": [0.1, 0.2]}'),
+    (r"x = \pm 3", "[-3, 3]"), ("±3", "[3, -3]"), ("(2, 3)", '[{"$tuple": [2, 3]}]'),
 ]  # fmt: skip
 
 DISAGREE = [
@@ -55,6 +67,14 @@ DISAGREE = [
     ("e^{-100}", '{"$sympy": ["exp", "exp(-101)"]}'), ("10^{-20}x", '{"$sympy": ["Mul", "2*10**(-20)*x"]}'),
     (r"1 - \frac{1}{\mathrm{e}}", '{"$sympy": ["Add", "1 + exp(-1)"]}'), ("", "5"), ("?", "5"), ("9" * 5000, "9"),
     ("1e999999999", "5"), ("(" * 3000, "5"),
+    ("20% loss", '"20% profit"'), ("2 complex roots", '"2 real roots"'), ("10 m South", '"10 m North"'), ("5 am", '"5 pm"'),
+    ("10 m", '"10 km"'), ("y = 3", '"x = 3"'), ("[2, 5]", '"(2, 5)"'), ("p or q", '"p and q"'), ("2 or 3", '"2 and 3"'),
+    ("7 tenths", "7"), ("3 quarters", "3"), ("5 degrees below zero", "5"), ("5 lakh", "5"), ("2 quadrillion", "2"), ("3abc", "3"),
+    ("5 thousands", "5"), ("r^2", '{"$sympy": ["Mul", "R*r"]}'), (r"\pi(r^2-R^2)", '{"$sympy": ["Mul", "pi*(R**2 - r**2)"]}'),
+    ("0", '{"$sympy": ["Mul", "pi*(R**2 - r**2)"]}'), ("A: 5, a: 2", '{"A": 1, "a": 2}'), ("a: 2", '{"A": 1, "a": 2}'),
+    ("1125899906842000", "1125899906842624.5"), ("x = 2, y = 1", '"x = 1, y = 2"'), ("3 - 2", '"3+2"'),
+    ("x + 1", '{"$sympy": ["Add", "x - 1"]}'), (r"\begin{pmatrix}1&2\end{pmatrix}", '{"$sympy": ["MutableDenseMatrix", "Matrix([[2, 1]])"]}'),
+    (r"\pm 3", "[-4, 4]"), ("(3, 2)", '[{"$tuple": [2, 3]}]'), ("1, 3", '{"$sympy": ["FiniteSet", "{1, 2}"]}'),
 ]  # fmt: skip
 
 
@@ -93,10 +113,33 @@ def test_wrong_answers_disagree(language, output_json, algebra):
         ("0.33", r"\frac{1}{3}", False),
         (r"\frac{x}{7}+\frac{2}{7}", r"\frac{x+2}{7}", True),
         (r"x \ge 5", r"x \le 5", False),
+        ("x = 2, y = 1", "x = 1, y = 2", False),
+        ("y = 2, x = 1", "x = 1, y = 2", True),
+        ("2, 1", "x = 1, y = 2", True),
+        ("6abc", "6", False),
     ],
 )
 def test_written_answers(pred, gold, equal, algebra):
     assert answers_equal(pred, gold, algebra) is (Verdict.AGREE if equal else Verdict.DISAGREE)
+
+
+COMPUTED = 'input = {"word": "Hello"}\noutput = input["word"][::-1]\n'
+
+
+@pytest.mark.parametrize(
+    ("language", "output", "agrees"),
+    [
+        ("olleH", "olleH", True),
+        ("olleh", "olleH", False),
+        (r"\text{olleH}", "olleH", True),
+        ("hello", "Hello", True),  # as it stands in the program: it did not compute the case
+        ("FF", "ff", True),  # a numeral
+        ("olleh, 5", ["olleH", 5], False),
+    ],
+)
+def test_the_case_of_a_word_that_the_program_spelled_counts(language, output, agrees, algebra):
+    executed = ExecutedAnswer.from_json(json.dumps(output, separators=(",", ":")), COMPUTED)
+    assert answers_agree(language, executed, algebra) is (Verdict.AGREE if agrees else Verdict.DISAGREE)
 
 
 def _no_algebra(pred: str, gold: str, approximate: bool) -> Verdict:
