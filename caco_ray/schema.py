@@ -30,7 +30,7 @@ REASONS: dict[str, str] = {
     # what the program is or does
     "does_not_parse": "not valid Python",
     "does_not_run": "raised an exception, was killed by a signal, or left before its end",
-    "timeout": "ran over the CPU or wall-clock limit",
+    "timeout": "ran over the CPU or wall-clock limit, or so near to the CPU limit (80 %) that a slower machine would end it",
     "out_of_memory": "ran over the memory limit",
     "no_input": "no variable `input`, or it is not a non-empty dict of plain values",
     "no_output": "no variable `output`",
@@ -40,13 +40,13 @@ REASONS: dict[str, str] = {
     "output_empty": "`output` is None or empty",
     "output_too_large": "`output` or what was printed is larger than allowed",
     "output_not_plain": "`output` is not a plain value",
-    "not_deterministic": "a second run gave another output",
+    "not_deterministic": "a second run gave another output, or the program reads the clock",
     "trivial_output": "`output` is a constant, or copied from `input`",
     "answer_mismatch": "the program's output is not the known answer",
     # a set of rows
     "duplicate_exact": "the same program text as an earlier row",
     "duplicate_ast": "the same program up to names, comments and layout",
-    "contaminated": "shares an n-gram with an evaluation set",
+    "contaminated": "shares a run of words with a question of an evaluation set, or is one",
     # the question
     "question_too_short": "fewer words than `reverse.min_words`",
     "question_too_long": "more words than `reverse.max_words`",

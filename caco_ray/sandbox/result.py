@@ -31,7 +31,8 @@ class ExecutionResult:
     input_state, output_state: absent | plain | not_plain | too_large.
     input_mutated: the program changed its `input` after assigning it.
     error: "ValueError: message", or what went wrong, at most 500 characters.
-    cpu_s, wall_s, max_rss_mb: measured from outside. near_limit: used over 80 % of the CPU limit; may end otherwise elsewhere.
+    cpu_s, wall_s, max_rss_mb: measured from outside. near_limit: used over 80 % of the CPU limit: may end
+        otherwise on a slower machine, so `stages/execute.py` keeps no such program.
     level: L0..L3, see `caco_ray.sandbox`. attempts: 2 where a wall-clock timeout or a failure of the machinery was tried again.
     """
 

@@ -6,7 +6,9 @@ import pyarrow as pa
 
 from caco_ray.config import SandboxConfig
 from caco_ray.sandbox import ExecutionResult, Sandbox
-from caco_ray.schema import Row, live, reject, to_table
+from caco_ray.schema import Row, is_live, live, reject, to_table
+from caco_ray.stages import program
+from caco_ray.stages.clock import reads_clock
 
 _REASONS = {
     "error": "does_not_run",
@@ -24,12 +26,15 @@ _REASONS = {
 class Execute:
     """One operator that owns a sandbox. The second run has another seed for hashes and random numbers.
 
+    With `margin`, a program that needed over 80 % of its CPU limit in a run is a `timeout` too: a slower machine would end it. Whoever runs
+    a program again (`jobs/verify.py`) gives it the whole limit.
+
     Raises:
         SandboxUnavailableError: this machine cannot give the isolation that `config.require` asks for.
     """
 
-    def __init__(self, config: SandboxConfig, check_determinism: bool) -> None:
-        self._check_determinism = check_determinism
+    def __init__(self, config: SandboxConfig, check_determinism: bool, margin: bool = True) -> None:
+        self._check_determinism, self._margin = check_determinism, margin
         self.on_program: Callable[[str, float], None] = lambda status, wall_s: None  # told how each run ended, and in what time
         self._sandbox = Sandbox(require=config.require, limits=config.limits(), allow_unsafe=config.allow_unsafe, workers=config.workers)
 
@@ -39,14 +44,23 @@ class Execute:
         for row, result in zip(run, self._run(run, seed=0), strict=True):
             _record(row, result)
             _judge(row, result)
+            self._keep_margin(row, result)
         if self._check_determinism:
+            for row in live(rows):
+                _refuse_clocks(row)
             again = list(live(rows))
             for row, result in zip(again, self._run(again, seed=1), strict=True):
                 _compare(row, result)
+                self._keep_margin(row, result)
         return to_table(rows, table.schema)
 
     def close(self) -> None:
         self._sandbox.close()
+
+    def _keep_margin(self, row: Row, result: ExecutionResult) -> None:
+        if self._margin and result.near_limit and is_live(row):
+            row["exec_error"] = f"used {result.cpu_s:.3g} s of CPU, over 80 % of the limit: a slower machine would end it"
+            reject(row, "timeout")
 
     def _run(self, rows: list[Row], seed: int) -> list[ExecutionResult]:
         results = self._sandbox.run_many([row["code"] for row in rows], seed=seed) if rows else []
@@ -84,4 +98,12 @@ def _compare(row: Row, second: ExecutionResult) -> None:
     elif second.status in ("timeout_cpu", "timeout_wall"):
         reject(row, "timeout")
     elif (second.status, second.input_json, second.output_json) != ("ok", row["input_json"], row["output_json"]):
+        reject(row, "not_deterministic")
+
+
+def _refuse_clocks(row: Row) -> None:
+    """What two runs a second apart cannot show: the output follows the date."""
+    tree = program.parse(row["code"])
+    if tree is not None and reads_clock(tree):
+        row["exec_error"] = "reads the clock: another day gives another output"
         reject(row, "not_deterministic")

@@ -8,10 +8,10 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from caco_ray.stages import program
+from caco_ray.stages import plain_text, program
 
-_NOT_WORD = re.compile(r"[^\w\s]|_")
-_MIN_WORDS = 6  # shorter evaluation questions ("Factor x^2 - 1.") would mark half the field
+_PREFIX = re.compile(r"^#+|^[rbfu]*[\"']+|[\"']+$", re.IGNORECASE)
+_MIN_WORDS = 6  # shorter evaluation questions ("Factor x^2 - 1.") would mark half the field if looked for inside texts
 
 
 def exact_key(code: str) -> int:
@@ -168,7 +168,7 @@ def _own_names(tree: ast.Module) -> set[str]:
 
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation, as 13-gram decontamination compares them (GPT-3, arXiv 2005.14165, appendix C)."""
-    return _NOT_WORD.sub("", text.lower()).split()
+    return plain_text.words(plain_text.plain(text))
 
 
 def ngrams(text: str, n: int) -> set[str]:
@@ -180,42 +180,66 @@ def _runs(tokens: list[str], n: int) -> Iterator[str]:
     return (" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
-def program_prose(code: str) -> str:
+def _readings(plain: str) -> list[list[str]]:
+    """Its words with punctuation deleted, and parted by punctuation: `5-foot` is `5 foot` in the one, `2.5` is `25` in the other."""
+    deleted, parted = plain_text.words(plain), plain_text.split_words(plain)
+    return [deleted] if deleted == parted else [deleted, parted]
+
+
+def program_prose(code: str) -> list[str]:
     """Comments and string literals of a program in their order: where a question hides that the code between them breaks up."""
     pieces: list[str] = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(code).readline):
             if token.type in (tokenize.COMMENT, tokenize.STRING):
-                pieces.append(token.string)
+                pieces.append(_said(token.string))
     except (tokenize.TokenError, SyntaxError, ValueError):  # what was read until then counts
         pass
-    return "\n".join(pieces)
+    return pieces
+
+
+def _said(token: str) -> str:
+    """What a comment says; the value of a string, and what stands between the quotes of an f-string."""
+    tree = None if token.startswith("#") else program.parse(token)
+    value = program.constant(tree.body[0].value) if tree and isinstance(tree.body[0], ast.Expr) else None
+    return value if isinstance(value, str) else _PREFIX.sub("", token)
 
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """n-grams of protected questions by their length: `n`, and the whole text of a question that is shorter."""
+    """n-grams of protected questions by their length: `n`, and the whole text of a question that is shorter.
+
+    `whole`: every question, however short, in `plain_text.terms`.
+    """
 
     grams: dict[int, frozenset[str]]
+    whole: frozenset[str]
 
 
 def evaluation_index(questions: Iterable[str], n: int) -> EvaluationIndex:
-    """Index the protected questions. One of fewer than `n` words is protected as a whole if it has at least 6."""
+    """Index the protected questions. One of fewer than `n` words is found inside a text if it has at least 6; a shorter one only where
+    it is the whole text."""
     grams: dict[int, set[str]] = {n: set()}
+    whole: set[str] = set()
     for question in questions:
-        tokens = words(question)
-        length = min(n, len(tokens))
-        if length >= min(n, _MIN_WORDS):
+        plain = plain_text.plain(question)
+        readings = _readings(plain)
+        whole.add(plain_text.terms(plain))
+        for tokens in readings if len(readings[0]) >= min(n, _MIN_WORDS) else ():
+            length = min(n, len(tokens))
             grams.setdefault(length, set()).update(_runs(tokens, length))
-    return EvaluationIndex({length: frozenset(found) for length, found in grams.items()})
+    return EvaluationIndex({length: frozenset(found) for length, found in grams.items()}, frozenset(whole - {""}))
 
 
 def contamination(text: str, index: EvaluationIndex) -> bool:
-    """True if the text shares a run of words with a protected question."""
-    tokens = words(text)
-    return any(gram in grams for length, grams in index.grams.items() for gram in _runs(tokens, length))
+    """True if the text shares a run of words with a protected question, or is one."""
+    plain = plain_text.plain(text)
+    runs = (gram in grams for tokens in _readings(plain) for length, grams in index.grams.items() for gram in _runs(tokens, length))
+    return any(runs) or plain_text.terms(plain) in index.whole
 
 
 def program_contamination(code: str, index: EvaluationIndex) -> bool:
-    """`contamination` of the program as it stands, and of its comments and strings alone."""
-    return contamination(code, index) or contamination(program_prose(code), index)
+    """`contamination` of the program as it stands, of its comments and strings together, and of each of them."""
+    pieces = program_prose(code)
+    is_whole = any(plain_text.terms(plain_text.plain(piece)) in index.whole for piece in pieces)
+    return is_whole or contamination(code, index) or contamination("\n".join(pieces), index)

@@ -1,5 +1,7 @@
 """Real programs in the real sandbox, recorded in the rows."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -31,6 +33,7 @@ PROGRAMS = {
     'input = {"a": 2}\noutput = lambda: 4': "output_not_plain",
     'input = {"a": 2}\nimport random\noutput = random.random()': "not_deterministic",
     'input = {"a": 2}\noutput = hash("text")': "not_deterministic",
+    'input = {"born": 1990}\nfrom datetime import date\noutput = date.today().year - input["born"]': "not_deterministic",  # next year
     'input = {"a": 2}\noutput = len({3, 1, 2})': None,
     # what UTF-8 cannot carry would make the table, and with it the whole shard, impossible to write
     'input = {"a": 2}\nraise ValueError("\\ud800")': "does_not_run",
@@ -116,6 +119,31 @@ def test_without_the_check_a_random_program_is_kept():
     result = operator(programs_table(['input = {"a": 2}\nimport random\noutput = random.random()']))
     operator.close()
     assert result["reject_reason"].to_pylist() == [None]
+
+
+NEAR = 'import resource\ninput = {"a": 2}\nwhile sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) < 0.88: pass\noutput = 4'  # of 1 s
+
+
+def test_a_program_near_its_cpu_limit_is_a_timeout_to_the_run_and_none_to_who_verifies():
+    outcomes = {}
+    for margin in (True, False):
+        operator = Execute(SANDBOX, check_determinism=False, margin=margin)
+        (row,) = operator(programs_table([NEAR])).to_pylist()
+        operator.close()
+        outcomes[margin] = (row["exec_status"], row["reject_reason"], "a slower machine" in (row["exec_error"] or ""))
+    assert outcomes == {True: ("ok", "timeout", True), False: ("ok", None, False)}
+
+
+def test_a_second_run_near_the_limit_is_a_timeout(execute, monkeypatch):
+    """Two runs of one program that differ in nothing but the time they take cannot be had from a program either."""
+    from caco_ray.sandbox import ExecutionResult
+
+    first = ExecutionResult("ok", input={"a": 2}, output=4, input_json='{"a":2}', output_json="4", output_text="4", cpu_s=0.7)
+    for second, reason in ((replace(first, cpu_s=0.9, near_limit=True), "timeout"), (first, None)):
+        replies = iter([first, second])
+        monkeypatch.setattr(execute._sandbox, "run_many", lambda programs, seed, replies=replies: [next(replies)])
+        (row,) = execute(programs_table(['input = {"a": 2}\noutput = 4'])).to_pylist()
+        assert (row["reject_reason"], row["infra_error"]) == (reason, None)
 
 
 def test_builtin_programs_give_their_answers(execute):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stages.select import ast_key, contamination, evaluation_index, exact_key, ngrams, program_contamination, program_keys, words
 
@@ -95,6 +97,44 @@ def test_a_short_question_is_protected_as_a_whole():
     assert contamination("Think. What is 17 times 24, minus 9?", index)
     assert not contamination("What is 17 times 24 minus 8?", index)
     assert not contamination("Factor x. Then factor y.", index)
+
+
+def test_a_question_of_any_length_is_found_where_it_is_the_whole_text():
+    index = evaluation_index(["What is 15% of 80?", "Compute $12 - 5$.", "\\[ \\]"], 13)
+    for same in ("What is 15% of 80?", "  what is 15 % of 80 ", "What is $15\\%$ of $80$?", "Compute 12 − 5", "compute: 12-5"):
+        assert contamination(same, index), same
+    for other in ("What is 15% of 90?", "What is 15 of 80?", "Compute 12 + 5.", "Compute 12.5", "Tell me: what is 15% of 80?", "", "?!"):
+        assert not contamination(other, index), other
+    assert program_contamination(f"# What is 15% of 80?\n{PROGRAM}", index)
+    assert program_contamination(PROGRAM + '\ntext = """What is\n15% of 80?"""', index)
+    assert program_contamination(PROGRAM + '\ntext = "What is\\n15\\x25 of 80?"', index)
+    assert not program_contamination(f"# Find 15% of 80\n{PROGRAM}", index)
+
+
+@pytest.mark.parametrize(
+    "protected,written",
+    [
+        ("A 5-foot pole casts a shadow of 9 feet", "A 5 foot pole casts a shadow of 9 feet"),
+        ("Tom has one choice—red or blue—for his hat", "Tom has one choice - red or blue - for his hat"),
+        ("What part of the cake is \\frac{1}{2} of \\dfrac34?", "What part of the cake is 1/2 of 3/4?"),
+        ("Find the value of $3 \\times 4 \\cdot 5$ for me", "Find the value of 3×4·5 for me"),
+        ("Solve for all real x: x² + 10² = 125x", "Solve for all real $x$: $x^2 + 10^{2} = 125 x$"),
+        ("What is the sum of 12 and 345 in base 6?", "What is the sum of １２ and ３４５ in base ６?"),
+        ("How long are \\text{ten steps} of \\left( 2.5 \\right) feet each?", "How long are ten steps of (2.5) feet each?"),
+        ("Find the area of a disc of radius 2\\pi in cm", "Find the area of a disc of radius 2π in cm"),
+        ("Ann's 1,000 pens and Bo's 5{,}000 pens cost what?", "Ann’s 1000 pens and Bo’s 5000 pens cost what?"),
+        ("Ben ate 2½ of the 6 pies he made", "Ben ate 2 1/2 of the 6 pies he made"),
+    ],
+)
+def test_how_a_question_is_dressed_does_not_matter(protected: str, written: str):
+    for one, other in ((protected, written), (written, protected)):
+        index = evaluation_index([one], 13)
+        assert contamination(other, index) and contamination(f"Think hard. {other} Then stop.", index)
+        assert not contamination(other.replace("of", "after").replace("for", "to").replace("cost", "weigh"), index)
+
+
+def test_nested_fractions_without_end_are_read():
+    assert not contamination("\\frac{1}{" * 500 + "2" + "}" * 500 + "\\frac{" * 500, evaluation_index(["Factor x."], 13))
 
 
 def test_a_question_in_the_comments_of_a_program_is_found():
