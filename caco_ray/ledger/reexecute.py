@@ -8,7 +8,8 @@ proved row is kept, a mismatch is rejected with its reason, and a row that the m
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from caco_ray.schema import SOLUTION, Row, live, reject, row_id, to_table
 from caco_ray.source import ShardInput
 from caco_ray.stage import Operator, Stage, run_stage
 from caco_ray.stages.agreement import Agreement
+from caco_ray.stages.execute import Execute
 from caco_ray.store import Dataset, Folder, ShardEntry, StageInfo
 from caco_ray.store.dataset import clear, is_closed
 
@@ -75,7 +77,9 @@ def open_stage(folder: Folder, source: ShippedRows, digest: str, sandbox: Sandbo
     mine = folder / fingerprint
     if is_closed(mine):
         clear(mine)
-    operators: tuple[Operator, ...] = (executor(sandbox, check_determinism=True), actor("agreement", Agreement), task("compare", compare))
+    # Up to the limit itself: the run kept only what stayed well under it, which is what lets a slower machine prove it.
+    execute = replace(executor(sandbox, check_determinism=True), make=partial(Execute, sandbox, True, margin=False))
+    operators: tuple[Operator, ...] = (execute, actor("agreement", Agreement), task("compare", compare))
     everything_may_fail = QuarantineConfig(max_infra_error_fraction=1)
     return Stage(StageInfo("verify", fingerprint, settings, source.shards), mine, source, operators, VERIFIED, everything_may_fail)
 

@@ -21,7 +21,7 @@ from caco_ray.ledger.audit import hash_of
 from caco_ray.ledger.lineage import read_config
 from caco_ray.ledger.shipped import SLICE_ROWS, survey
 from caco_ray.ledger.verify import Verification, VerifyConfig, _state, verify
-from caco_ray.schema import Row, row_id
+from caco_ray.schema import Row, row_id, to_table
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.disk import Disk
 
@@ -202,6 +202,18 @@ def test_a_fraction_is_the_same_rows_each_time_and_another_seed_draws_others(fin
     everything, half = drawn(1, 0), drawn(0.5, 0)
     assert len(everything) == shipped_rows(finished_run) and half < everything
     assert drawn(0.5, 0) == half != drawn(0.5, 1) and drawn(0.25, 0) < half
+
+
+def test_a_program_may_use_its_whole_cpu_limit_when_it_is_verified(finished_run: Path, tmp_path: Path) -> None:
+    """The run kept only what used less; on a slower machine the same program uses more."""
+    dataset = str(finished_run / "dataset")
+    found = survey(dataset)
+    source, sandbox = reexecute.ShippedRows(dataset, found.slices, 1, 0), SandboxConfig(require="L0", allow_unsafe=True, cpu_s=1)
+    near = 'import resource\ninput = {"a": 2}\nwhile sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) < 0.88: pass\noutput = 4'
+    execute = reexecute.open_stage(Folder(str(tmp_path)), source, found.digest, sandbox).operators[0].make()
+    (row,) = execute(to_table([{"row_id": "r", "parent_id": "p", "code": near}], reexecute.VERIFIED)).to_pylist()
+    execute.close()  # type: ignore[attr-defined]
+    assert (row["exec_status"], row["reject_reason"], row["infra_error"]) == ("ok", None, None) and row["cpu_s"] > 1.6
 
 
 def test_one_large_file_is_cut_in_slices(finished_run: Path, tmp_path: Path) -> None:
