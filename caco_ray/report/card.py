@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from caco_ray.config import Config, FakeModel, ModelConfig, VllmModel
+from caco_ray.config import Config, FakeModel, ModelConfig, SandboxConfig, VllmModel
 from caco_ray.report.funnel import RunReport, collect
 from caco_ray.report.models import fake_roles
 from caco_ray.report.shipped import Sample
 from caco_ray.run import FOLDERS
+from caco_ray.sandbox.limits import RANGES
 from caco_ray.schema import REASONS, SHIPPED
 from caco_ray.store import Dataset, Folder
 
@@ -69,6 +70,7 @@ def render_card(report: RunReport, config: Config, dataset: Dataset) -> str:
         example=_example(report.shipped.samples),
         reasons=REASONS,
         met=_reasons_met(report),
+        limits=_other_limits(config.sandbox),
         check_determinism=config.filters.check_determinism,
         fake_roles=fake_roles(config),
         open_terms=_license(config) == "apache-2.0",
@@ -123,6 +125,13 @@ def _is_ours(model: ModelConfig, config: Config) -> bool:
         return False
     bases = {"embedded": "embedded", "run:codegen": config.models.base, "run:student": config.models.student}
     return bases.get(model.path) == "embedded"
+
+
+def _other_limits(sandbox: SandboxConfig) -> list[str]:
+    """Arguments of `jobs/verify.py` for the limits of a program that are not the defaults: where the run is away, nothing else tells them."""
+    default = SandboxConfig()
+    own = [(name, getattr(sandbox, name)) for name in RANGES if getattr(sandbox, name) != getattr(default, name)]
+    return [f"sandbox.{name}={value:g}" if isinstance(value, float) else f"sandbox.{name}={value}" for name, value in own]
 
 
 def _meaning(column: str) -> str:

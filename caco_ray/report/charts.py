@@ -12,7 +12,7 @@ _MIN_WIDTH = 0.4  # so that one row of a million is still seen
 
 @dataclass(frozen=True)
 class Bar:
-    """A stage's rows as widths in percent of the largest stage."""
+    """A stage's drawn rows as widths in percent of the largest stage."""
 
     stage: StageReport
     kept: float
@@ -32,9 +32,9 @@ class Curve:
 
 
 def funnel_bars(stages: Sequence[StageReport]) -> tuple[Bar, ...]:
-    most = max((stage.rows for stage in stages), default=0)
+    most = max((stage.drawn for stage in stages), default=0)
     return tuple(
-        Bar(stage, *(_width(count, most) for count in (stage.kept, stage.rejections, stage.quarantined))) for stage in stages if most
+        Bar(stage, *(_width(count, most) for count in (stage.kept, stage.failed, stage.quarantined))) for stage in stages if most
     )
 
 

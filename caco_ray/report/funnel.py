@@ -16,6 +16,7 @@ from caco_ray.report.shipped import Shipped, survey
 from caco_ray.rounds import FOLDER, label, places
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS
+from caco_ray.stages.vote import SKIPPED
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
 from caco_ray.store.json_file import damaged, modified, read_json
@@ -48,8 +49,26 @@ class StageReport:
         return sum(count for _, count in self.rejected)
 
     @property
+    def undrawn(self) -> int:
+        """Rows that nothing was done for, since an earlier solution had agreed: they are in no rate."""
+        return dict(self.rejected).get(SKIPPED, 0)
+
+    @property
+    def drawn(self) -> int:
+        return self.rows - self.undrawn
+
+    @property
+    def failed(self) -> int:
+        """Drawn rows that were rejected."""
+        return self.rejections - self.undrawn
+
+    def share(self, reason: str) -> float | None:
+        """Of the drawn rows; None for those that were not drawn."""
+        return dict(self.rejected)[reason] / self.drawn if self.drawn and reason != SKIPPED else None
+
+    @property
     def rows_per_s(self) -> float | None:
-        return self.rows / self.seconds if self.seconds > 0 else None
+        return self.drawn / self.seconds if self.seconds > 0 else None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -57,7 +76,7 @@ class StageReport:
 
     @property
     def kept_share(self) -> float | None:
-        return self.kept / self.rows if self.rows else None
+        return self.kept / self.drawn if self.drawn else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ def collect(run_folder: Folder, samples: int = 10) -> RunReport:
         RunDirError: a file that a closed stage names is missing or damaged.
     """
     report = collect_counts(run_folder)
-    kept = {stage.name: (stage.rows, stage.kept) for stage in report.stages}
+    kept = {stage.name: (stage.drawn, stage.kept) for stage in report.stages}
     report = replace(report, rounds=read_rounds(run_folder, kept, _rounds(run_folder)))
     assembled = run_folder / FOLDERS["assemble"]
     return replace(report, shipped=survey(Dataset(assembled), samples)) if report.stage("assemble") else report

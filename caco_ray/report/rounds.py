@@ -21,7 +21,7 @@ class RoundReport:
     new: int | None
     asked: int | None  # questions that were asked for
     questions: int | None
-    solved: int | None  # solutions that were drawn, or left out because an earlier one agreed
+    solved: int | None  # solutions that were drawn
     agreed: int | None
     judged: int | None  # that the judge let pass
     diversity: Diversity | None = None
@@ -34,7 +34,7 @@ class RoundReport:
 
 
 def read_rounds(run: Folder, kept: Mapping[str, tuple[int, int]], rounds: int) -> tuple[RoundReport, ...]:
-    """The rounds that have programs. `kept`: rows and kept rows of each closed data set, by label.
+    """The rounds that have programs. `kept`: drawn and kept rows of each closed data set, by label.
 
     Raises:
         RunDirError: a file that was drawn is missing or damaged.

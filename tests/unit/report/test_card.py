@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from caco_ray.cli import parse_arguments
 from caco_ray.errors import RunDirError
+from caco_ray.ledger.verify import VerifyConfig, _sandbox
 from caco_ray.report import write_card
 from caco_ray.report.card import fenced, size_category
 from caco_ray.schema import SHIPPED
@@ -58,6 +60,24 @@ def test_the_card_says_how_rows_were_proved_and_how_to_prove_them_again(run, con
     assert "| scale | 10 | 10 | 6 | 3 | 1 | 2 does\\_not\\_run, 1 too\\_short |" in card
     assert "| solve | SmolLM2 | solve@1:trained | 3 |" in card
     assert "evaluate" not in card.split("## Funnel")[1].split("## Models")[0]
+
+
+def test_the_command_that_verifies_carries_the_limits_of_the_run(run, config, config_of, monkeypatch) -> None:
+    def command(card: str) -> list[str]:
+        return next(line for line in card.splitlines() if line.startswith("python jobs/verify.py")).split()
+
+    place = "dataset=/absolute/path/of/this/folder"
+    assert command(card_of(run, config)) == ["python", "jobs/verify.py", place]
+    own = config_of("sandbox.cpu_s=20", "sandbox.wall_s=90.5", "sandbox.memory_mb=2048", "sandbox.workers=3")
+    given = command(card_of(run, own))
+    assert given[3:] == ["sandbox.cpu_s=20", "sandbox.wall_s=90.5", "sandbox.memory_mb=2048"]
+    monkeypatch.setattr("sys.argv", given[1:])
+    assert _sandbox(parse_arguments(VerifyConfig), None).limits() == own.sandbox.limits()
+
+
+def test_the_card_says_what_is_not_looked_for(run, config) -> None:
+    card = " ".join(card_of(run, config).split())
+    assert "looked for only where they are announced" in card and "Units are not compared" in card and "does not read the clock" in card
 
 
 def test_models_and_seeds_of_others_bring_their_own_terms(run, config_of) -> None:

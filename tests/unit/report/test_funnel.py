@@ -6,6 +6,8 @@ import pytest
 
 from caco_ray.errors import RunDirError
 from caco_ray.report import RunReport, StageReport, collect
+from caco_ray.report.charts import funnel_bars
+from caco_ray.report.rounds import compare
 from caco_ray.run import FOLDERS
 from caco_ray.store import Folder
 
@@ -46,6 +48,18 @@ def test_rates_and_total_time(run) -> None:
     assert stage_of(report, "scale").rows_per_s == 5.0
     assert stage_of(report, "scale").tokens_per_s == 250.0
     assert report.seconds == 9 * 2.0 + 2 * 540.0
+
+
+def test_solutions_that_were_not_needed_are_in_no_rate(run) -> None:
+    """`solve.samples=4 stop_when_agreed=true`: of two problems one agrees at once, the other at the fourth sample."""
+    run.folder.delete(FOLDERS["solve"])
+    run.stage("solve", 2, {"solved_already": 3, "answer_disagrees": 3}, fan_out=4)
+    report = collect(run.folder)
+    solve = stage_of(report, "solve")
+    assert (solve.rows, solve.drawn, solve.undrawn, solve.failed, solve.kept_share, solve.rows_per_s) == (8, 5, 3, 3, 0.4, 2.5)
+    assert (solve.share("answer_disagrees"), solve.share("solved_already")) == (0.6, None)
+    assert dict(compare(report.rounds))["solutions that agreed"] == ["2 (40.0%)"]
+    assert [bar.rejected for bar in funnel_bars([solve])] == [60.0]
 
 
 def test_a_run_that_stopped_early_reports_what_is_closed(empty_run) -> None:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 from caco_ray.report import collect, write_report
 from caco_ray.report.page import PAGE, render_page
+from caco_ray.run import FOLDERS
 from caco_ray.schema import REASONS
 
 HOSTILE = "</pre></div><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & \u202e"
@@ -57,6 +58,17 @@ def test_the_page_shows_stages_reasons_training_scores_samples_and_config(run, c
     assert "Not run, or switched off: judge." in text
     assert '"max_answer_chars": 200' in text
     assert "ERROR" not in text
+
+
+def test_rates_are_over_what_was_drawn_and_rows_are_counted_per_program(run, config) -> None:
+    for stage in ("solve", "assemble"):
+        run.folder.delete(FOLDERS[stage])
+    run.stage("solve", 2, {"solved_already": 3, "answer_disagrees": 3}, fan_out=4)
+    run.ship(32)
+    text = " ".join(Elements(page_of(run, config)).text.split())
+    assert "2 of 5 kept (40.0%), 3 rejected, 3 not needed" in text
+    assert "360.0%" in text and "3–" in text
+    assert "rows shipped323.2 per program sampled" in text and "320.0%" not in text
 
 
 def test_write_report_returns_what_the_page_shows(run, config) -> None:

@@ -78,7 +78,7 @@ def test_the_page_escapes_what_jobs_say_and_compares_what_it_can(results: list[R
     assert "&lt;b&gt;disk&lt;/b&gt; full" in page and "<b>disk</b>" not in page
     assert "<script" not in page and "default-src &#39;none&#39;" not in page and "default-src 'none'" in page
     assert "Not every figure below can be trusted" in page
-    assert f'href="{results[0].point.name}/report.html"' in page and "30.0%" in page and "1</b> of <b>4" in page
+    assert f'href="{results[0].point.name}/report.html"' in page and ">0.3</td>" in page and "1</b> of <b>4" in page
     assert "10.0%" in page and '<b>40.0%</b> <span class="soft">21.9% to 61.3%' in page
     assert comparisons(results[:1]) == []
     both = comparisons([results[0], results[0]])

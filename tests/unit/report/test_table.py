@@ -29,6 +29,16 @@ def test_each_stage_has_its_counts_reasons_time_and_tokens(run) -> None:
     assert "ERROR" not in text
 
 
+def test_answers_that_were_not_decided_are_said_beside_the_rate(run) -> None:
+    report = collect(run.folder)
+    base, student = report.evaluations
+    nothing = replace(base.overall, problems=0, attempts=0, correct=0, pass_at_1=None, low=None, high=None)
+    text = printed(replace(report, evaluations=(replace(base, overall=nothing, undecided=20), replace(student, undecided=3))))
+    assert "20 problems; 3 answers quarantined and not counted)" in text
+    assert "base: pass@1 not measured (no problems; 20 answers quarantined and not counted)" in text
+    assert "not counted" not in printed(report)
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_lines_fit_the_terminal(run, width: int) -> None:
     report = replace(collect(run.folder), trainings=(), evaluations=())
