@@ -9,7 +9,7 @@ from typing import Any
 from caco_ray import embedded
 from caco_ray.config import Config, ModelConfig, OpenAiModel, SamplingConfig, TrainingConfig, VllmModel, is_hub_id
 from caco_ray.engines import vllm_names
-from caco_ray.engines.endpoint import check_endpoint
+from caco_ray.engines.endpoint import check_endpoint, check_request_fields
 from caco_ray.engines.memory import check_cache
 from caco_ray.engines.model_files import read_config
 from caco_ray.engines.model_folder import adapter_rank, check_config, check_model, find_folder
@@ -73,6 +73,10 @@ def check_values(config: Config, wanted: Collection[str]) -> None:
                 prompt_name(ROLES[stage], model.prompts)
             if isinstance(model, VllmModel):
                 _check_names(f"models.{key}.", model, *_sampling(config, stage))
+            if isinstance(model, OpenAiModel):
+                sampling_key, sampling = _sampling(config, stage)
+                with _under(sampling_key.removesuffix("sampling")):
+                    check_request_fields(sampling.extra)
     if "evaluate" in wanted:
         _check_evaluate(config)
 

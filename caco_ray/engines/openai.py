@@ -1,16 +1,17 @@
 """Any OpenAI-compatible endpoint: chat completions for messages, completions for raw text and token ids.
 
-Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 429, 5xx and broken
-connections, with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is
-the row's "error", unless the endpoint is too busy (429, 503): it is asked on while others are served, and no row is blamed. An endpoint
-that serves none, refuses connections or fails many requests in a row is an `EngineUnreachableError`; one that refuses the key, the model or
-`max_tokens`, or the first requests all alike, a `ModelError`. Seeds are sent along; what they are worth is the server's affair. Text is too
-long where the server says so: one that counts `max_tokens` towards its context may say it of a prompt that would fit with fewer. Token ids
-are counted here.
+Each sample is one request, since not every server knows `n`. The client library repeats a request on 408, 409, 5xx and broken connections,
+with exponential waits and jitter, up to `max_retries`; a request as a whole is bounded too. A request that still fails is the row's
+"error", unless the endpoint is too busy (429, 503): it is asked on while others are served or written, and no row is blamed. An endpoint
+that serves none for the time of all tries, refuses connections or fails many requests in a row is an `EngineUnreachableError`; one that
+refuses the key, the model or `max_tokens`, or the first requests all alike, a `ModelError`. One that has served knows key and model: that
+it refuses either may pass (`EngineUnreachableError`), and 403 is the row's "error", as of a router that refuses a prompt. Replies of a
+call that fails for the endpoint's sake are kept for the next one like it. Seeds are sent along; what they are worth is the server's
+affair. Text is too long where the server says so: one that counts `max_tokens` towards its context may say it of a prompt that would fit
+with fewer. Token ids are counted here.
 """
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 import openai
 
 from caco_ray.config import OpenAiModel, SamplingConfig
+from caco_ray.engines.admission import BUSY, Admission, answer_busy_at_once
 from caco_ray.engines.base import Completion, EngineStats, Prompt, check_call, failed, malformed, sample_seed, too_long
-from caco_ray.engines.endpoint import api_key, connect_failure
+from caco_ray.engines.endpoint import api_key, check_request_fields, connect_failure
 from caco_ray.engines.event_loop import EventLoop, run_all
+from caco_ray.engines.replies import Replies
 from caco_ray.engines.traffic import Traffic
 from caco_ray.errors import EngineError, EngineUnreachableError, ModelError
 
@@ -35,10 +38,11 @@ _CONTEXT_ERRORS = (
     "`inputs` tokens + `max_new_tokens` must be", "`inputs` must have less than",
 )  # fmt: skip
 _REFUSED = (400, 413, 422)
-_BUSY = (429, 503)
-_BUSY_PAUSE_S = 1.0  # on average, after the client library's own waits
+_MAX_KEPT = 2**26  # characters
 _TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 _ADVICE = {401: "refuses the key", 403: "refuses access", 404: "does not know this model or path"}
+
+_Served = tuple[Prompt, dict[str, Any], Completion]  # with the options of the request
 
 
 class OpenAiEngine:
@@ -55,9 +59,16 @@ class OpenAiEngine:
         self._refusals: Counter[str] = Counter()  # until the first request is served
         self._loop = EventLoop("openai")
         self._client = openai.AsyncOpenAI(
-            base_url=model.base_url, api_key=self._key or _NO_KEY, timeout=model.timeout_s, max_retries=model.max_retries
+            base_url=model.base_url,
+            api_key=self._key or _NO_KEY,
+            timeout=model.timeout_s,
+            max_retries=model.max_retries,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [answer_busy_at_once]}),
         )
         self._patience = max(_MIN_FAILURES, model.max_concurrency)  # requests
+        self._request_s = model.timeout_s * (1 + model.max_retries)  # of all tries
+        self._admission = Admission(self._request_s)
+        self._replies = Replies(_MAX_KEPT)
         self._traffic = Traffic(model.max_concurrency)
 
     @property
@@ -73,6 +84,7 @@ class OpenAiEngine:
         """See `Engine.generate`.
 
         Raises:
+            ConfigError: `sampling.extra` has a field that is ours to set.
             ModelError: the endpoint refuses the key or `max_tokens`, does not know the model, or refuses whatever it is asked.
             EngineUnreachableError: the endpoint cannot be reached, is too busy for any request, or fails again and again.
             EngineError: the engine is closed.
@@ -80,10 +92,8 @@ class OpenAiEngine:
         check_call(prompts, n, seeds)
         if self._loop.closed:
             raise EngineError("the engine is closed")
-        options = _options(sampling)
-        sent = seeds if self._model.send_seeds else None
-        work = [self._serve(prompt, options, n, sent[index] if sent else None) for index, prompt in enumerate(prompts)]
-        return self._loop.run(run_all(work))
+        check_request_fields(sampling.extra)
+        return self._loop.run(self._serve_all(prompts, _options(sampling), n, seeds if self._model.send_seeds else None))
 
     def stats(self) -> EngineStats:
         return self._traffic.stats
@@ -91,38 +101,44 @@ class OpenAiEngine:
     def close(self) -> None:
         self._loop.close(last=self._client.close)
 
-    async def _serve(self, prompt: Prompt, options: dict[str, Any], n: int, seed: int | None) -> list[Completion]:
+    async def _serve_all(
+        self, prompts: Sequence[Prompt], options: dict[str, Any], n: int, seeds: Sequence[int] | None
+    ) -> list[list[Completion]]:
+        served: list[_Served] = []
+        work = [self._serve(prompt, options, n, seeds[index] if seeds else None, served) for index, prompt in enumerate(prompts)]
+        try:
+            return await run_all(work)
+        except EngineUnreachableError:
+            for each in served:
+                self._replies.keep(*each)
+            raise
+
+    async def _serve(self, prompt: Prompt, options: dict[str, Any], n: int, seed: int | None, served: list[_Served]) -> list[Completion]:
         problem = malformed(prompt)
         if problem:
             return failed(problem, n)
         if isinstance(prompt[0], int) and len(prompt) >= self._model.max_model_len:
             return too_long(n, len(prompt))
         seeded = [options if seed is None else {**options, "seed": sample_seed(seed, index)} for index in range(n)]
-        return await run_all([self._sample(prompt, own) for own in seeded])
+        return await run_all([self._sample(prompt, own, served) for own in seeded])
 
-    async def _sample(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
-        async with self._traffic.slot():
-            try:
-                completion = await self._ask_on(prompt, options)
-            except (openai.APIError, ValueError, TimeoutError) as error:
-                return self._failed(error)
-        self._failures, self._served = 0, self._served + 1
-        self._traffic.add(prompt_tokens=completion.n_prompt_tokens, tokens=completion.n_tokens)
+    async def _sample(self, prompt: Prompt, options: dict[str, Any], served: list[_Served]) -> Completion:
+        completion = self._replies.take(prompt, options)
+        if completion is None:
+            async with self._traffic.slot():
+                try:
+                    completion = await self._admission.enter(lambda: self._try(prompt, options))
+                except (openai.APIError, ValueError, TimeoutError) as error:
+                    return self._failed(error)
+            self._failures, self._served = 0, self._served + 1
+            self._traffic.add(prompt_tokens=completion.n_prompt_tokens, tokens=completion.n_tokens)
+        if completion.error is None:
+            served.append((prompt, options, completion))
         return completion
 
-    async def _ask_on(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
-        """Where the endpoint is too busy: until it is not, or has served no other request either in the time of all tries."""
-        while True:
-            served = self._served
-            try:
-                async with asyncio.timeout(self._model.timeout_s * (1 + self._model.max_retries)):
-                    return _completion(await self._ask(prompt, options))
-            except openai.APIStatusError as error:
-                if error.status_code not in _BUSY:
-                    raise
-                await asyncio.sleep(random.uniform(0.5, 1.5) * _BUSY_PAUSE_S)
-                if self._served == served:
-                    raise
+    async def _try(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
+        async with asyncio.timeout(self._request_s):
+            return _completion(await self._ask(prompt, options))
 
     async def _ask(self, prompt: Prompt, options: dict[str, Any]) -> Any:
         if isinstance(prompt, list) and isinstance(prompt[0], dict):
@@ -139,17 +155,30 @@ class OpenAiEngine:
         where = f"{self._model.model} at {self._model.base_url}"
         if isinstance(error, openai.APIStatusError) and status in _REFUSED:
             return self._refused(error, message, where)
-        if status in _BUSY:
+        if status in BUSY:
             raise EngineUnreachableError(f"{where}: is too busy to serve any request: {message}") from None
-        if status in _ADVICE:
-            key = f"; ${self._model.api_key_env} is {'set' if self._key else 'not set'}" if status != 404 else ""
-            raise ModelError(f"{where}: the endpoint {_ADVICE[status]} ({message}){key}") from None
+        if status == 403 and self._is_of_one_request():
+            message = f"the endpoint {_ADVICE[403]}: {message}"
+        elif status in _ADVICE:
+            raise self._denied(status, message, where) from None
         if why := connect_failure(error):
             raise EngineUnreachableError(f"{where}: cannot be reached ({why})") from None
         self._failures += 1
         if self._failures >= self._patience:
             raise EngineUnreachableError(f"{where}: {self._failures} requests failed in a row, the last with: {message}") from None
         return failed(message, 1)[0]
+
+    def _is_of_one_request(self) -> bool:
+        """Whether a 403 may be: the endpoint has served, or has others at hand of which not many were refused like this."""
+        self._refusals["403"] += 1
+        return self._served > 0 or (self._traffic.stats.running > 1 and self._refusals["403"] < self._patience)
+
+    def _denied(self, status: int, message: str, where: str) -> Exception:
+        said = f"{where}: the endpoint {_ADVICE[status]} ({message})"
+        if self._served:
+            return EngineUnreachableError(f"{said}, and has served before")
+        key = f"; ${self._model.api_key_env} is {'set' if self._key else 'not set'}" if status != 404 else ""
+        return ModelError(said + key)
 
     def _refused(self, error: openai.APIStatusError, message: str, where: str) -> Completion:
         """What is wrong with one request says nothing about the next; what is wrong with all, or with `max_tokens`, is the config."""

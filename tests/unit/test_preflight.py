@@ -60,6 +60,11 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         ),
         ("quickstart", ["solve.sampling.extra={bad_wrds:[x]}"], r"solve\.sampling\.extra\.bad_wrds: .*did you mean bad_words"),
         ("quickstart", ["sampling.extra={top_p:1}"], r"sampling\.extra\.top_p: set by a key of its own"),
+        (
+            "fake",
+            ["model@models.solve=openai", "solve.sampling.extra={stream:true}"],
+            r"^solve\.sampling\.extra\.stream: an endpoint gets it from a key of its own, or not at all",
+        ),
         ("quickstart", ["models.solve.quantization=foo"], r"models\.solve\.quantization=foo: vLLM has no such method"),
         ("quickstart", ["run.dir=memory://run"], r"run\.dir=memory://run: the memory of one process, which workers do not see"),
         ("fake", ["models.solve.max_model_len=2048"], r"solve\.sampling\.max_tokens=2048: leaves no room for a prompt in models\.solve"),

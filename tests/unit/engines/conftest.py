@@ -1,5 +1,6 @@
 """Engines under test, and a small HTTP server that speaks the OpenAI API through the fake engine or misbehaves as it is told."""
 
+import contextlib
 import json
 import os
 import threading
@@ -21,11 +22,12 @@ CONTEXT = 256
 @dataclass
 class Endpoint:
     """`script`: what the next requests get, as `(status, headers, body)`; after that all are served. `models`: what it lists, with a
-    context of `context` tokens."""
+    context of `context` tokens; `list_status`: what it says instead."""
 
     url: str = ""
     models: list[str] | None = None
     context: int | None = None
+    list_status: int | None = None
     script: deque[tuple[int, dict[str, str], str]] = field(default_factory=deque)
     always: tuple[int, dict[str, str], str] | None = None
     requests: list[dict] = field(default_factory=list)
@@ -78,6 +80,8 @@ def _serve() -> Iterator[Endpoint]:
 
         def do_GET(self) -> None:
             listed = json.dumps({"object": "list", "data": [{"id": name, "max_model_len": state.context} for name in state.models or ()]})
+            if state.list_status:
+                return self.reply(state.list_status, {}, "{}")
             self.reply(*(state.always or ((200, {}, listed) if state.models is not None else (404, {}, "{}"))))
 
         def reply(self, status: int, headers: dict[str, str], body: str) -> None:
@@ -85,8 +89,9 @@ def _serve() -> Iterator[Endpoint]:
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(ConnectionError):  # the client has hung up
+                self.end_headers()
+                self.wfile.write(data)
             if "Content-Length" in headers:  # announced more than is there: hang up in the middle
                 self.close_connection = True
 
@@ -95,7 +100,7 @@ def _serve() -> Iterator[Endpoint]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     yield state
     server.shutdown()

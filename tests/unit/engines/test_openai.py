@@ -4,15 +4,20 @@ import json
 import logging
 import socket
 import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
 from caco_ray.config import OpenAiModel, SamplingConfig
-from caco_ray.engines import build_engine
+from caco_ray.engines import admission, build_engine
 from caco_ray.engines.base import Completion
 from caco_ray.engines.endpoint import check_endpoint
-from caco_ray.errors import CacoError, EngineUnreachableError, ModelError
+from caco_ray.engines.replies import Replies
+from caco_ray.errors import CacoError, ConfigError, EngineError, EngineUnreachableError, ModelError
 
 WARM = SamplingConfig(temperature=0.9, max_tokens=20)
 PROMPT = "Once upon a time"
@@ -22,9 +27,13 @@ BROKEN = (500, FAST, '{"error": {"message": "the server caught fire"}}')
 HALF = (200, {"Content-Length": "4000"}, '{"id": "1", "choices": [{"text": "and th')
 
 
-def ask(url: str, prompts: list[str], **changes: object) -> list[Completion]:
+def build(url: str, **changes: object) -> Any:
     model = OpenAiModel.model_validate({"base_url": url, "model": "fake", "max_retries": 2, "timeout_s": 30, **changes})
-    engine = build_engine(model, path=None, seed=0)
+    return build_engine(model, path=None, seed=0)
+
+
+def ask(url: str, prompts: list[str], **changes: object) -> list[Completion]:
+    engine = build(url, **changes)
     try:
         return [reply[0] for reply in engine.generate(prompts, WARM, seeds=range(len(prompts)))]
     finally:
@@ -134,6 +143,42 @@ def test_a_refused_key_or_model_ends_the_stage_without_naming_the_key(
     assert len(endpoint.requests) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_endpoint_that_has_served_knows_key_and_model(endpoint: Any, status: int) -> None:
+    """An ingress says 404 while the server behind it starts again, a router 403 of a prompt: neither is a mistake of the config."""
+    endpoint.answer, serve = lambda request: denied if request["seed"] == 3 else serve(request), endpoint.answer
+    denied = (status, {}, '{"error": {"message": "not this one"}}')
+    if status == 403:
+        replies = ask(endpoint.url, [PROMPT] * 6, max_concurrency=1)
+        assert [bool(reply.text) for reply in replies] == [True, True, True, False, True, True]
+        assert "refuses access: " in (replies[3].error or "") and "not this one" in (replies[3].error or "")
+    else:
+        with pytest.raises(EngineUnreachableError, match="fake at http.*: the endpoint .*not this one.*and has served before"):
+            ask(endpoint.url, [PROMPT] * 6, max_concurrency=1)
+
+
+def test_a_prompt_that_a_router_refuses_before_the_first_reply_is_a_row_too(endpoint: Any) -> None:
+    serve, refused, denied = endpoint.answer, threading.Event(), (403, {}, '{"error": {"message": "flagged"}}')
+
+    def answer(request: dict) -> tuple:
+        if request["seed"] == 0:
+            refused.set()
+            return denied
+        refused.wait(60)
+        while request["seed"] == 1 and engine.stats().running > 1:  # until the refusal has arrived
+            time.sleep(0.01)
+        return serve(request)
+
+    endpoint.answer = answer
+    engine = build(endpoint.url, max_concurrency=2)
+    (first,), (second,) = engine.generate([PROMPT] * 2, WARM, seeds=[0, 1])
+    assert first.finish_reason == "error" and second.text
+    engine.close()
+    endpoint.answer = lambda request: denied
+    with pytest.raises(ModelError, match="refuses access.*flagged"):
+        ask(endpoint.url, [PROMPT] * 50, max_concurrency=4)
+
+
 def test_an_endpoint_that_is_not_there_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -156,8 +201,33 @@ def test_an_endpoint_is_known_before_the_run(endpoint: Any) -> None:
     with pytest.raises(ModelError, match=r"fake at http.*: the endpoint does not know this model; it lists other$"):
         check_endpoint(model)
     endpoint.always = (401, {}, '{"error": {"message": "no"}}')
+    endpoint.answer = lambda request: endpoint.always
     with pytest.raises(ModelError, match=r"refuses the key \(401\); \$OPENAI_API_KEY is not set"):
         check_endpoint(model)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_may_be_refused_the_list_of_models(endpoint: Any, status: int) -> None:
+    model = OpenAiModel(base_url=endpoint.url, model="fake")
+    endpoint.list_status = status
+    check_endpoint(model)
+    assert endpoint.requests[0]["max_tokens"] == 1
+    endpoint.always = (status, {}, '{"error": {"message": "no"}}')
+    with pytest.raises(ModelError, match=rf"refuses the key \({status}\); \$OPENAI_API_KEY is not set"):
+        check_endpoint(model)
+    endpoint.always = (404, {}, '{"error": {"message": "no"}}')
+    with pytest.raises(ModelError, match="does not know this model"):
+        check_endpoint(model)
+
+
+@pytest.mark.parametrize("field", ["n", "stream", "model", "messages", "prompt", "seed", "max_tokens", "temperature", "stop"])
+def test_fields_of_the_request_that_are_not_free_are_refused(endpoint: Any, field: str) -> None:
+    engine = build(endpoint.url)
+    with pytest.raises(ConfigError, match=rf"^sampling\.extra\.{field}: "):
+        engine.generate([PROMPT], SamplingConfig(temperature=0, extra={field: 2}))
+    engine.generate([PROMPT], SamplingConfig(temperature=0, extra={"guided_regex": "a+"}))
+    engine.close()
+    assert [request["guided_regex"] for request in endpoint.requests] == ["a+"]
 
 
 def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
@@ -168,12 +238,14 @@ def test_an_endpoint_that_fails_on_and_on_ends_the_stage(endpoint: Any) -> None:
     assert len(endpoint.requests) < 20
 
 
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an endpoint that shows no life."""
+    monkeypatch.setattr("caco_ray.engines.openai.Admission", lambda limit_s: admission.Admission(0))
+
+
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_request_waits_while_an_endpoint_that_limits_them_serves_others(
-    endpoint: Any, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_waits_while_an_endpoint_that_limits_them_serves_others(endpoint: Any, status: int) -> None:
     """One prompt is turned away until thirty others are served, far beyond its own tries."""
-    monkeypatch.setattr("caco_ray.engines.openai._BUSY_PAUSE_S", 0.01)
     serve, served, changed = endpoint.answer, [], threading.Condition()
 
     def answer(request: dict) -> tuple:
@@ -191,11 +263,118 @@ def test_a_request_waits_while_an_endpoint_that_limits_them_serves_others(
     assert served[30] == 0 and sum(request["seed"] == 0 for request in endpoint.requests) > 2
 
 
+def test_requests_wait_while_an_endpoint_that_admits_a_few_writes_long_replies(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It admits two of six, and serves these two when the others were turned away ten times each: each request inside is paid for once."""
+    no_patience(monkeypatch)
+    serve, changed, inside, others = endpoint.answer, threading.Condition(), Counter(), Counter()
+
+    def answer(request: dict) -> tuple:
+        with changed:
+            (others if request["seed"] > 1 else inside).update([request["seed"]])
+            changed.notify_all()
+            if request["seed"] > 1 and others[request["seed"]] <= 10:
+                changed.wait_for(lambda: len(inside) == 2)
+                return TOO_MANY
+            changed.wait_for(lambda: [*others.values()] == [11] * 4)
+        return serve(request)
+
+    endpoint.answer = answer
+    replies = ask(endpoint.url, [PROMPT] * 6, max_concurrency=6, max_retries=1)
+    assert all(reply.text and reply.error is None for reply in replies)
+    assert inside == {0: 1, 1: 1}
+
+
 @pytest.mark.parametrize("status", [429, 503])
-def test_an_endpoint_that_is_too_busy_for_all_is_waited_for_and_no_row_is_blamed(endpoint: Any, status: int) -> None:
-    endpoint.script.extend([(status, FAST, '{"error": {"message": "slow down"}}')] * 3)
+@pytest.mark.parametrize("prompts", [1, 8])
+def test_an_endpoint_that_is_too_busy_for_all_is_waited_for_and_no_row_is_blamed(
+    endpoint: Any, status: int, prompts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_patience(monkeypatch)
+    endpoint.always = (status, FAST, '{"error": {"message": "slow down"}}')
     with pytest.raises(EngineUnreachableError, match="fake at http.*: is too busy to serve any request: .*slow down"):
-        ask(endpoint.url, [PROMPT], max_concurrency=1)
+        ask(endpoint.url, [PROMPT] * prompts, max_concurrency=prompts)
+
+
+def test_an_endpoint_may_ask_for_a_wait_that_is_longer_than_a_request_may_take(endpoint: Any) -> None:
+    """Of the time of all tries the wait is no part: nobody blames the row."""
+    endpoint.script.append((429, {"retry-after-ms": "2500"}, "{}"))
+    (completion,) = ask(endpoint.url, [PROMPT], timeout_s=1, max_retries=1)
+    assert completion.text and completion.error is None and len(endpoint.requests) == 2
+
+
+def test_a_wait_is_the_one_that_was_asked_for_within_reason() -> None:
+    for headers, least, most in (
+        ({"retry-after-ms": "2000", "retry-after": "60"}, 2, 2.5),
+        ({"retry-after": "60"}, 60, 75),
+        ({"retry-after": formatdate(time.time() + 100, usegmt=True)}, 10, 126),
+        ({"retry-after": "86400"}, 120, 150),
+        ({"retry-after": "soon"}, 0.5, 1.5),
+        ({"retry-after": "-3"}, 0.5, 1.5),
+        ({"retry-after": "nan"}, 0.5, 1.5),
+        ({}, 0.5, 1.5),
+    ):
+        assert least <= admission._pause_s(headers, 0) <= most, headers
+    assert 4 <= admission._pause_s({}, 10_000) <= 12
+
+
+def test_a_call_that_is_made_again_after_an_outage_is_not_paid_for_twice(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of five prompts is turned away, then served: the call fails with four replies, which the next call like it gets."""
+    no_patience(monkeypatch)
+    serve, is_down = endpoint.answer, True
+    endpoint.answer = lambda request: TOO_MANY if is_down and request.get("prompt") == "last" else serve(request)
+    prompts = [*"abcd", "last"]
+    engine = build(endpoint.url, max_concurrency=1)
+    with pytest.raises(EngineUnreachableError):
+        engine.generate(prompts, WARM, seeds=range(5))
+    endpoint.requests.clear()
+    with pytest.raises(EngineUnreachableError):
+        engine.generate(prompts, WARM, seeds=range(5))
+    assert {request["prompt"] for request in endpoint.requests} == {"last"}
+    is_down = False
+    replies = engine.generate(prompts, WARM, seeds=range(5))
+    assert {request["prompt"] for request in endpoint.requests} == {"last"}
+    assert engine.stats().tokens == sum(reply.n_tokens for (reply,) in replies)
+    endpoint.requests.clear()
+    assert engine.generate(prompts, WARM, seeds=range(5)) == replies  # each is kept for one call
+    assert len(endpoint.requests) == 5
+    engine.close()
+
+
+def test_replies_are_kept_each_for_one_request_like_it_and_within_bounds() -> None:
+    kept = Replies(limit=3000)
+    one, other = (Completion(text, "stop", 1, 1) for text in ("one", "other"))
+    kept.keep("a", {"seed": 1}, one)
+    assert kept.take("a", {"seed": 2}) is None and kept.take("b", {"seed": 1}) is None
+    kept.keep("a", {"seed": 1}, other)
+    assert {kept.take("a", {"seed": 1}), kept.take("a", {"seed": 1})} == {one, other}
+    assert kept.take("a", {"seed": 1}) is None
+    for seed in range(9):
+        kept.keep("a", {"seed": seed}, one)
+    assert [seed for seed in range(9) if kept.take("a", {"seed": seed})] == [4, 5, 6, 7, 8]
+
+
+def test_closing_ends_the_calls_that_wait(endpoint: Any) -> None:
+    """One is being served, one was turned away, one waits for a place, and two more wait in a call of another thread."""
+    there, closed = threading.Barrier(3), threading.Event()
+
+    def answer(request: dict) -> tuple:
+        if request["seed"] == 0:
+            there.wait(60)
+            closed.wait(60)
+        elif endpoint.requests.count(request) == 1:
+            there.wait(60)
+        return 429, {"retry-after": "100"}, "{}"
+
+    endpoint.answer = answer
+    engine = build(endpoint.url, max_concurrency=2)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(engine.generate, [PROMPT] * 3, WARM, seeds=[0, 1, 2])]
+        there.wait(60)
+        calls.append(pool.submit(engine.generate, [PROMPT] * 2, WARM, seeds=[3, 4]))
+        engine.close()
+        said = [call.exception(60) for call in calls]
+    closed.set()
+    assert all(isinstance(error, EngineError) and "closed" in str(error) for error in said), said
 
 
 @pytest.mark.parametrize(
