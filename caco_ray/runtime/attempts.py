@@ -3,6 +3,9 @@
 A worker that dies cannot say so, and a driver that dies forgets. What stays is the file: an attempt that finds one whose group of rows is
 still marked as running knows that the last worker died with it. A shard that never made trouble leaves no file behind.
 
+A worker that holds many shards at once dies of one of them at most, and more often of none (a lost node, a driver that was killed). So
+the first death of a shard that had company is no kill: it is noted as `lost`, and the next one counts.
+
 Files are renamed into place but not synced: a process that is killed loses nothing; after a power cut one death may go uncounted.
 """
 
@@ -28,7 +31,8 @@ Span = tuple[int, int]  # rows [first, last) of a shard
 class Record:
     """The file. By spans (`first-last`) of rows: `kills`, how many workers ended with them; `said`, why the last one did.
 
-    `waits`: what the rows wait for while nobody works on them.
+    `waits`: what the rows wait for while nobody works on them. `lost`: a worker died that held the shard among others, and it did not get
+    through since.
     """
 
     operator: str
@@ -36,6 +40,7 @@ class Record:
     session: str = ""
     kills: dict[str, int] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
     last_words: str = ""
     running: str | None = None
     waits: str = ""
@@ -46,10 +51,11 @@ class Record:
 class Attempt:
     """One attempt of an operator at a shard. Opening it counts the death of the one before, if that ended without a word.
 
-    `session` names the execution of the stage: a driver that was started again is another one.
+    `session` names the execution of the stage: a driver that was started again is another one. `shared`: a worker of the operator holds
+    several shards at once, except for those that are suspected.
     """
 
-    def __init__(self, folder: Folder, session: str, operator: str, shard: int) -> None:
+    def __init__(self, folder: Folder, session: str, operator: str, shard: int, shared: bool = False) -> None:
         self._folder = folder
         self._name = _name(operator, shard)
         self._record = _read(folder, f"{self._name}.json") or Record(operator, shard)
@@ -58,13 +64,21 @@ class Attempt:
         if self._record.running is not None:
             said = self._record.last_words or f"its worker ({self._record.worker}) died"
             self.follows = said if self._record.session == session else None
-            self._count(self._record.running, said)
+            if shared and not self.suspect and not self.lost:
+                self._lose(said)
+            else:
+                self._count(self._record.running, said)
         self._record.session = session
 
     @property
     def suspect(self) -> bool:
         """Whether an earlier attempt at these rows went wrong."""
         return bool(self._record.kills)
+
+    @property
+    def lost(self) -> bool:
+        """Whether a worker died that held these rows among others; one more death and they are suspected."""
+        return self._record.lost
 
     def kills(self, span: Span) -> int:
         """How often a worker ended while it had exactly these rows in hand."""
@@ -82,8 +96,8 @@ class Attempt:
 
     def end(self) -> None:
         """The rows are out of hand, and nobody died."""
-        self._record.running = None
-        if self.suspect:
+        self._record.running, self._record.lost = None, False
+        if self._record.said:
             self._save()
         else:
             self._folder.delete(f"{self._name}.json")
@@ -117,6 +131,11 @@ class Attempt:
         if self.suspect:
             self._folder.delete(self._name)
 
+    def _lose(self, said: str) -> None:
+        record = self._record
+        record.lost, record.said[str(record.running)], record.running = True, said, None
+        self._save()
+
     def _count(self, key: str, said: str) -> None:
         record = self._record
         record.kills[key], record.said[key], record.running = record.kills.get(key, 0) + 1, said, None
@@ -146,7 +165,7 @@ def forgive(folder: Folder) -> None:
             continue
         name = f"{_name(record.operator, record.shard)}.json"
         record.running = None
-        if record.kills:
+        if record.said:
             _write(folder, name, json.dumps(asdict(record)).encode())
         else:
             folder.delete(name)

@@ -73,8 +73,14 @@ class Gate:
         self._starts[actor] = self._starts.get(actor, 0) + 1
         return self._starts[actor] - 1
 
-    async def ready(self, actor: str) -> None:
+    async def failed(self, operator: str, why: str) -> None:
+        """An actor could not make its resource and tries again: a sign of life, and what the operator waits for until one is ready."""
+        self._pulse.beats += 1
+        self._waits[operator] = why
+
+    async def ready(self, actor: str, operator: str) -> None:
         self._starts.pop(actor, None)
+        self._waits.pop(operator, None)
 
     async def post(self, worker: str, live: Live) -> None:
         """Figures of one worker's engine."""

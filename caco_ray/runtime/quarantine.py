@@ -1,9 +1,11 @@
 """Find the row that kills its worker, and let the others go on.
 
 A worker (a Ray worker process, an engine, a sandbox actor) may die of a row, or for reasons of its own. The first death proves nothing:
-the shard is tried again, this time alone in its worker. When it dies again the shard is cut in parts, each run alone; a part that kills
-is cut again, down to single rows. A row that killed its worker `quarantine.after_kills` times while it was alone in it is given up: it
-gets `infra_error` and takes no further part. Parts that went well are kept on disk, so that no death costs more than one part.
+the shard is tried again, with few others that were in the worker with it where that held many, then alone. When it dies again the shard
+is cut in parts, each run alone; a part that kills is cut again, down to single rows. A row that killed its worker
+`quarantine.after_kills` times while it was alone in it is given up: it gets `infra_error` and takes no further part. Parts that went well
+are kept on disk, so that no death costs more than one part. A death of the driver or of the machine is one like the others: a row that
+causes it is found over as many restarts.
 
 An operator that raises something which is not one of our own errors is treated alike, without the death. What the user can mend
 (`UserError`) and a broken contract stop the stage instead. Failures that an operator reports row by row are tried again here.
@@ -89,7 +91,8 @@ class _NoneThroughError(Exception):
 
 class Guard:
     """Runs one operator over shards. `attempt` begins one at a shard; `passed` says whether any row got through the operator so far;
-    `wait` is told what it waits for."""
+    `wait` is told what it waits for. `company`: of the shards whose worker died when it held many, how many are in it at once
+    from then on. One more death leaves no more than these to be run alone."""
 
     def __init__(
         self,
@@ -99,10 +102,12 @@ class Guard:
         beat: Beat,
         passed: Callable[[], bool],
         wait: Callable[[str], object],
+        company: int = 1,
     ) -> None:
         self._operator, self._attempt, self._config, self._beat, self._passed = operator, attempt, config, beat, passed
         self._wait = wait
         self._turn = Turn()
+        self._company = threading.BoundedSemaphore(company)
 
     def run(self, function: TableFunction, table: pa.Table, shard: int) -> pa.Table:
         """`function(table)`, with `infra_error` in the rows that it cannot get through.
@@ -122,7 +127,8 @@ class Guard:
             self._beat(attempt.follows, attempt.dead)
         whole = (0, table.num_rows)
         if not attempt.suspect:
-            with contextlib.suppress(_RowsFailedError), self._turn.shared():
+            company = self._company if attempt.lost else contextlib.nullcontext()
+            with contextlib.suppress(_RowsFailedError), company, self._turn.shared():
                 return self._through(attempt, self._try(function, table, attempt, whole))
         with self._turn.alone():
             return self._through(attempt, self._isolate(function, table, attempt))

@@ -1,5 +1,6 @@
 """What workers do with a shard: read it, apply one operator to it, commit it. Ray Data calls these with plan rows (`plan_row.py`)."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from functools import partial
 import pyarrow as pa
 import ray
 
-from caco_ray.errors import CacoError, EngineError, InfraErrorsError, StageContractError
+from caco_ray.errors import CacoError, EngineError, InfraErrorsError, StageContractError, TransientError, first_line
 from caco_ray.runtime.attempts import Attempt
 from caco_ray.runtime.plan import Operator, Stage
 from caco_ray.runtime.plan_row import Travelling, describe, error_of, pack, pack_error, unpack
@@ -75,23 +76,24 @@ def _made_with_care(operator: Operator, session: Session) -> TableFunction:
         raise EngineError(
             f"{operator.name}: its process died {deaths} times while it started; the kernel ends one that takes too much memory"
         )
-    made = _made(operator)
-    ray.get(session.gate.ready.remote(actor))
+    made = _made(operator, session)
+    ray.get(session.gate.ready.remote(actor, operator.name))
     return made
 
 
-def _made(operator: Operator) -> TableFunction:
+def _made(operator: Operator, session: Session) -> TableFunction:
     for attempt in range(1, _TRIES):
         try:
             return operator.make()
-        except EngineError:
+        except (EngineError, TransientError) as error:
+            session.gate.failed.remote(operator.name, first_line(error))
             time.sleep(attempt)
     return operator.make()
 
 
 def _guard(operator: Operator, session: Session) -> Guard:
     stage, gate = session.stage, session.gate
-    attempts = partial(Attempt, stage.attempts, session.token, operator.name)
+    attempts = partial(Attempt, stage.attempts, session.token, operator.name, shared=operator.calls > 1)
     return Guard(
         operator.name,
         attempts,
@@ -99,6 +101,7 @@ def _guard(operator: Operator, session: Session) -> Guard:
         lambda killed, worker: gate.beat.remote(operator.name, killed, worker),
         lambda: bool(ray.get(gate.passed.remote(operator.name))),
         lambda why: gate.wait.remote(operator.name, why),
+        company=math.isqrt(operator.calls),
     )
 
 

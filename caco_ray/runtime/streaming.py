@@ -19,8 +19,8 @@ from caco_ray.runtime.watchdog import Watchdog
 from caco_ray.store import ShardEntry
 
 # Workers of an operator that may die in a row while no row gets through it, by actor and in all: then it is not the rows. A row at fault in
-# the first shard takes four; each death may cost the loading of a model.
-KILLS_AT_FIRST = 5, 12
+# the first shard takes five; each death may cost the loading of a model.
+KILLS_AT_FIRST = 6, 14
 KILLS_IN_A_ROW = 20, 60  # where rows got through before
 _TICK_S = 1.0
 
@@ -39,6 +39,7 @@ class Streaming:
         self._asked: ray.ObjectRef | None = None
         self._beats = self._tokens = self._done = 0
         self._errors: dict[int, int] = {}  # rows with `infra_error` by shard
+        self._waits = ""  # what the workers said last of why they wait
 
     def run(self) -> Iterator[ShardEntry]:
         threading.Thread(target=self._consume, daemon=True).start()
@@ -124,6 +125,7 @@ class Streaming:
             except RayError:
                 pulse = None
         if pulse is not None:
+            self._waits = pulse.live.waits
             self._on_live(pulse.live)
         self._asked = self._gate.tell.remote(self._done, self._errors)
         return pulse
@@ -136,6 +138,8 @@ class Streaming:
         }
         lines = self._watchdog.report(needs, records(stage.attempts))
         stands = f"{self._done} of {self._done + len(self._left)} shards were committed and stay; the same command goes on from there"
+        if self._waits and not any(self._waits in line for line in lines):
+            lines.append(f"  The last that was heard: {self._waits}")
         return "\n".join([f"{stage.info.stage}: {why}; stopped. {stands}.", *lines])
 
 

@@ -94,7 +94,7 @@ def test_a_row_that_kills_its_worker_is_quarantined_and_the_others_go_on(tmp_pat
     assert all(rows[number]["code"] == f"print({number})" for number in range(ROWS) if number != POISON)
     kills = {record.shard: record.kills for record in records(made.attempts)}
     assert kills.pop(1) == {"0-16": 2, "4-5": 2}  # the shard, the row
-    assert all(others == {"0-16": 1} for others in kills.values())  # shards that were in the worker with it, once
+    assert not any(kills.values())  # of shards that were in the worker with it
 
 
 def test_a_worker_that_is_killed_once_costs_no_row(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path / "attempts"))
 
 
-def attempt(folder: Folder, shard: int = 3, session: str = "s") -> Attempt:
-    return Attempt(folder, session, "execute", shard)
+def attempt(folder: Folder, shard: int = 3, session: str = "s", shared: bool = False) -> Attempt:
+    return Attempt(folder, session, "execute", shard, shared)
 
 
 def test_a_shard_without_trouble_leaves_no_file(folder: Folder) -> None:
@@ -48,6 +48,38 @@ def test_deaths_count_whoever_s_driver_it_was_but_only_our_own_are_told(folder: 
     attempt(folder, session="driver that died").begin(WHOLE)
     after = attempt(folder, session="driver started again")
     assert after.kills(WHOLE) == 1 and after.follows is None
+
+
+@pytest.mark.parametrize("sessions", [("s", "s", "s"), ("first", "second", "third")], ids=["worker", "driver"])
+def test_the_first_death_of_a_shard_that_had_company_is_no_kill(folder: Folder, sessions: tuple[str, str, str]) -> None:
+    attempt(folder, session=sessions[0], shared=True).begin(WHOLE)
+    second = attempt(folder, session=sessions[1], shared=True)
+    assert second.lost and not second.suspect and (second.follows is not None) == (sessions[0] == sessions[1])
+    assert not attempt(folder, session=sessions[1], shared=True).suspect  # nobody has worked on it since
+    second.begin(WHOLE)
+    third = attempt(folder, session=sessions[2], shared=True)
+    assert third.suspect and third.kills(WHOLE) == 1
+    third.begin(WHOLE)
+    assert attempt(folder, session=sessions[2], shared=True).kills(WHOLE) == 2  # alone by now: each one counts
+
+
+def test_a_shard_that_got_through_after_an_outage_is_no_more_lost(folder: Folder) -> None:
+    attempt(folder, shared=True).begin(WHOLE)
+    one = attempt(folder, shared=True)
+    one.begin(WHOLE)
+    one.end()
+    assert [list(record.said) for record in records(folder)] == [["0-10"]]  # what happened is still told
+    attempt(folder, shared=True).begin(WHOLE)
+    after = attempt(folder, shared=True)
+    assert after.lost and not after.suspect
+
+
+def test_an_outage_that_we_end_ourselves_leaves_lost_shards_lost(folder: Folder) -> None:
+    attempt(folder, shared=True).begin(WHOLE)
+    attempt(folder, shared=True).begin(WHOLE)
+    forgive(folder)
+    after = attempt(folder, shared=True)
+    assert after.lost and not after.suspect
 
 
 def test_last_words_say_why(folder: Folder) -> None:

@@ -37,3 +37,16 @@ def test_what_an_operator_waits_for_is_told_until_rows_get_through() -> None:
         return seen
 
     assert asyncio.run(waits()) == [("m at http://host: cannot be reached", 0), ("", 1)]
+
+
+def test_a_failed_start_is_a_sign_of_life_and_says_why_until_one_is_ready() -> None:
+    async def told() -> list[tuple[str, int]]:
+        gate, seen = Gate(Limits(4, 4)), []
+        await gate.starts("actor")
+        for step in (gate.failed("model", "vLLM had not loaded it after 8 s"), gate.ready("actor", "model")):
+            await step
+            pulse = await gate.tell(0, {})
+            seen.append((pulse.live.waits, pulse.beats))
+        return seen
+
+    assert asyncio.run(told()) == [("vLLM had not loaded it after 8 s", 2), ("", 2)]

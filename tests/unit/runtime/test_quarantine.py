@@ -1,5 +1,6 @@
 """The search for the row at fault, in one process: what is run how often, what is kept, what stops the stage."""
 
+import contextlib
 import threading
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from caco_ray.config import QuarantineConfig
 from caco_ray.errors import EngineUnreachableError, InfraErrorsError, ModelError, StageContractError
-from caco_ray.runtime.attempts import Attempt, records
+from caco_ray.runtime.attempts import Attempt, Span, records
 from caco_ray.runtime.quarantine import Guard, Turn
 from caco_ray.schema import PROGRAM, live, row_id, to_table
 from caco_ray.store import Folder
@@ -59,10 +60,11 @@ def test_rows_that_are_out_already_are_not_touched(tmp_path: Path) -> None:
     assert guard(tmp_path).run(failing_on({0, 1, 2, 3}, calls), rejected, 0) is rejected and calls == []
 
 
-def test_a_death_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
-    class Death(BaseException):
-        """Ends the attempt as a kill does: nothing is written after it."""
+class Death(BaseException):
+    """Ends the attempt as a kill does: nothing is written after it."""
 
+
+def test_a_death_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def work(table: pa.Table) -> pa.Table:
@@ -89,6 +91,82 @@ def test_a_death_that_may_be_another_shard_s_costs_no_row(tmp_path: Path) -> Non
     for _ in range(2):
         Attempt(folder, "s", "work", 0).begin((0, 8))
         assert guard(tmp_path).run(failing_on(set(), []), table_of(8), 0)["infra_error"].null_count == 8
+
+
+class Worker:
+    """A process that runs shards of 8 rows from threads, three of those that were lost at once. `fatal`: the row that ends it: what is in
+    hand then stays in hand on disk, and nothing is begun any more."""
+
+    def __init__(self, folder: Path, fatal: int | None, together: int) -> None:
+        """`together`: shards that wait inside for each other, so that they are in hand at once."""
+        self._fatal, self._meet = fatal, threading.Barrier(together, timeout=30)
+        self._over, self._lock, self._held = threading.Event(), threading.Lock(), 0
+        self._guard = Guard("work", partial(self._attempt, folder), QuarantineConfig(), lambda *_: None, lambda: True, lambda why: None, 3)
+        self.most = 0  # shards in hand at once
+        self.through: dict[int, list[dict]] = {}
+
+    def _attempt(self, folder: Path, shard: int) -> Attempt:
+        over = self._over
+
+        class Mortal(Attempt):
+            def begin(self, span: Span) -> None:
+                if over.is_set():
+                    raise Death
+                super().begin(span)
+
+        return Mortal(Folder(str(folder / "attempts")), "s", "work", shard, shared=True)
+
+    def _work(self, table: pa.Table) -> pa.Table:
+        with self._lock:
+            self._held += 1
+            self.most = max(self.most, self._held)
+        self._meet.wait()
+        if self._fatal in table["sample_index"].to_pylist():
+            self._over.set()
+        self._meet.wait()
+        with self._lock:
+            self._held -= 1
+        if self._over.is_set():
+            raise Death
+        return table
+
+    def _run(self, shard: int) -> None:
+        rows = [{**row, "sample_index": 100 * shard + row["sample_index"]} for row in table_of(8).to_pylist()]
+        with contextlib.suppress(Death):
+            self.through[shard] = self._guard.run(self._work, to_table(rows, PROGRAM), shard).to_pylist()
+
+    def live(self, shards: set[int]) -> None:
+        threads = [threading.Thread(target=self._run, args=(shard,)) for shard in shards]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def test_an_outage_that_hit_many_shards_does_not_make_each_wait_for_the_others(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "attempts"))
+    for shard in range(12):
+        Attempt(folder, "a driver that was killed", "work", shard, shared=True).begin((0, 8))
+    worker = Worker(tmp_path, fatal=None, together=3)
+    worker.live(set(range(12)))
+    assert len(worker.through) == 12 and worker.most == 3
+    assert not any(record.kills for record in records(folder))
+
+
+def test_a_row_that_kills_a_crowd_is_found_among_few(tmp_path: Path) -> None:
+    first = Worker(tmp_path, fatal=507, together=12)
+    first.live(set(range(12)))
+    assert first.most == 12 and not first.through
+    left, blamed = set(range(12)), []
+    for _ in range(8):
+        worker = Worker(tmp_path, fatal=507, together=1)
+        worker.live(left)
+        assert worker.most <= 3
+        left -= worker.through.keys()
+        blamed += [row["sample_index"] for rows in worker.through.values() for row in rows if row["infra_error"]]
+    assert not left and blamed == [507]
+    assert sum(bool(record.kills) for record in records(Folder(str(tmp_path / "attempts")))) <= 3  # all that ever were suspected
 
 
 @pytest.mark.parametrize("count", [16, 256])
