@@ -30,7 +30,8 @@ def solvers(run: Run, shard_rows: int) -> tuple[Operator, ...]:
     ask = _generate(run, "solve", config.models.solve, config.solve.sampling)
     grade = partial(Agreement, samples=config.solve.samples)
     if config.solve.stop_when_agreed:
-        return (_model("solve_in_turn", partial(SolveInTurn, ask, grade), config.models.solve, shard_rows),)
+        asked_at_once = max(1, shard_rows // config.solve.samples)
+        return (_model("solve_in_turn", partial(SolveInTurn, ask, grade), config.models.solve, asked_at_once),)
     return _model("solve_model", ask, config.models.solve, shard_rows), actor("agreement", grade)
 
 
@@ -56,7 +57,7 @@ def _generate(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfi
 
 
 def shards_in_flight(config: ModelConfig, shard_rows: int) -> int:
-    """In each engine: enough that its batch stays full while shards wait for their last rows.
+    """In each engine: enough that its batch stays full while shards wait for their last rows. `shard_rows`: of a shard, asked at once.
 
     Where each tenth row is ten times longer, an engine of 256 requests with shards of 256 rows is full 97% of the time with six of them in
     flight and 35% with two; with shards of 1,024 rows 99% with three and 92% with two (simulated).

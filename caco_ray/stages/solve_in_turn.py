@@ -2,7 +2,8 @@
 
 Solving costs most (the paper spends 73% of its time there), and a problem whose first answer agrees seldom needs a second.
 Samples that are not drawn are rejected as `solved_already`: the counts add up, and pass rates are over those that were drawn. All
-problems of a shard take their turn together; the shards beside it keep the engine's batch full meanwhile.
+problems of a shard take their turn together, so that a shard asks for one sample of each at most, and for fewer in each later turn; how
+many shards an engine works on is reckoned from the first (`operators.solvers`).
 """
 
 from collections.abc import Callable

@@ -3,11 +3,12 @@
 import heapq
 import random
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
-from caco_ray.config import FakeModel, OpenAiModel, VllmModel
-from caco_ray.operators import shards_in_flight
+from caco_ray.config import FakeModel, OpenAiModel, SamplingConfig, VllmModel
+from caco_ray.operators import shards_in_flight, solvers
 
 
 def fullness(slots: int, shard_rows: int, in_flight: int, shards: int) -> float:
@@ -54,3 +55,14 @@ def test_a_batch_stays_full_while_long_rows_finish(max_num_seqs: int, shard_rows
 )
 def test_within_bounds(model: VllmModel | OpenAiModel | FakeModel, shard_rows: int, shards: int) -> None:
     assert shards_in_flight(model, shard_rows) == shards
+
+
+def test_solutions_drawn_in_turn_are_asked_for_at_once_by_problem() -> None:
+    """Of 64 rows with 8 samples of each problem 8 are in the engine at a time."""
+
+    def calls(stop_when_agreed: bool) -> int:
+        solving = SimpleNamespace(samples=8, stop_when_agreed=stop_when_agreed, sampling=SamplingConfig(temperature=1))
+        config = SimpleNamespace(solve=solving, models=SimpleNamespace(solve=VllmModel(path="any", max_num_seqs=64)), seed=0)
+        return solvers(SimpleNamespace(config=config, model_path=lambda model: "any"), shard_rows=64)[0].calls
+
+    assert (calls(stop_when_agreed=False), calls(stop_when_agreed=True)) == (6, 48)
