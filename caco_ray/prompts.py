@@ -212,6 +212,17 @@ STOPS: dict[str, tuple[str, ...]] = {"instruct": (), "trained": (END,), "alpaca"
 _FIELDS = ("code", "question", "cot", "answer", "program_answer", "solution")
 
 
+def shown(role: Role, family: Family) -> frozenset[str]:
+    """Columns whose values the prompt shows.
+
+    Raises:
+        ConfigError: there is no such prompt.
+    """
+    prompt = _find(role, family)
+    text = prompt.text if isinstance(prompt, TextPrompt) else prompt.user
+    return frozenset(Template(text).get_identifiers()).intersection(_FIELDS)
+
+
 def render(role: Role, family: Family, row: Row) -> Prompt:
     """The prompt of one row: raw text, or chat messages for the family "instruct".
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from caco_ray.config import ModelConfig, SamplingConfig
 from caco_ray.engines import build_engine
 from caco_ray.engines.base import Completion, EngineStats
-from caco_ray.prompts import STOPS, Role, prompt_name, render
+from caco_ray.prompts import STOPS, Role, prompt_name, render, shown
 from caco_ray.schema import Row, is_live, reject, to_table
 from caco_ray.stages import judge, reverse, sample, solve, unify
 from caco_ray.stages.meter import Meter
@@ -58,6 +58,7 @@ class Generate:
         self._role: Role = role
         self._family = model.prompts
         self._prompt_name = prompt_name(role, model.prompts)
+        self._shows_answer = "program_answer" in shown(role, model.prompts)
         self._sampling = sampling.model_copy(update={"stop": (*sampling.stop, *STOPS[model.prompts])})
         self._seed = seed
         self._parse = parse or PARSERS[role]
@@ -73,6 +74,9 @@ class Generate:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
+        if self._shows_answer:
+            for row in filter(self._is_asked, rows):
+                _check_answer(row)
         asked = [row for row in rows if self._is_asked(row)]
         if asked:
             prompts = [render(self._role, self._family, row) for row in asked]
@@ -114,6 +118,15 @@ class Generate:
             reject(row, "empty_generation")
         else:
             self._parse(row, completion.text)
+
+
+def _check_answer(row: Row) -> None:
+    """A program's answer may be empty, or too long for a text. Where no filter minds, a prompt that shows it still does."""
+    answer: str | None = row["program_answer"]
+    if answer is None:
+        reject(row, "output_too_large")
+    elif not answer.strip():
+        reject(row, "output_empty")
 
 
 def row_seed(run_seed: int, role: str, row_id: str) -> int:

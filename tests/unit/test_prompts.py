@@ -12,6 +12,7 @@ from caco_ray.prompts import (
     prompt_name,
     question_style,
     render,
+    shown,
     student_example,
     training_examples,
 )
@@ -145,3 +146,9 @@ def test_the_student_is_evaluated_with_the_text_it_was_trained_on():
     prompt, response = student_example({"instruction": ROW["question"], "output": "So \\boxed{2}."})
     assert prompt == Segment(render("solve", "alpaca", ROW), False)
     assert response == Segment("So \\boxed{2}." + END, True)
+
+
+def test_what_a_prompt_shows_is_known_without_a_row():
+    assert shown("reverse", "instruct") == {"code", "program_answer"} and shown("reverse", "trained") == {"code"}
+    assert shown("judge", "instruct") == {"question", "code", "program_answer", "solution"}
+    assert shown("sample", "trained") == frozenset()

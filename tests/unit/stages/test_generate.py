@@ -93,6 +93,25 @@ def test_only_live_rows_without_a_result_are_asked_about(monkeypatch):
     assert prompts == [render("unify", "instruct", result[3])]
 
 
+def test_a_row_without_the_answer_that_its_prompt_shows_is_rejected(monkeypatch):
+    """Where the filters that look at answers are off. The trained family shows none."""
+    answers = ["4", "", " \n", None, "4"]
+    rows = [{**row, "code": SEED["code"], "program_answer": answer} for row, answer in zip(program_rows(5), answers, strict=True)]
+    replies = [done("What is 2 + 2, said as a number?")] * 5
+    for family, reasons in (
+        ("instruct", [None, "output_empty", "output_empty", "output_too_large", None]),
+        ("trained", [None] * 5),
+    ):
+        engine, operator = scripted(monkeypatch, "reverse", family, *replies)
+        result = operator(to_table(rows, PROBLEM))
+        assert result["reject_reason"].to_pylist() == reasons
+        assert len(engine.asked[0][0]) == reasons.count(None)
+        assert [tokens is not None for tokens in result["reverse_tokens"].to_pylist()] == [reason is None for reason in reasons]
+    engine, operator = scripted(monkeypatch, "reverse", "instruct")
+    operator(to_table(rows[1:4], PROBLEM))
+    assert engine.asked == []
+
+
 def test_a_shard_with_nothing_to_ask_does_not_call_the_engine(monkeypatch):
     engine, operator = scripted(monkeypatch, "sample", "trained")
     table = to_table(program_rows(2, reject_reason="no_code"), PROGRAM)
