@@ -36,7 +36,7 @@ class ClusterConfig(Strict):
 
 
 class WatchdogConfig(Strict):
-    """`timeout_s`: longer than the slowest shard takes, and than a model takes to load."""
+    """`timeout_s`: longer than the slowest shard takes, and than any model may take to load (`load_timeout_s`)."""
 
     timeout_s: PositiveFloat = 3600
 

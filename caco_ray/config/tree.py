@@ -86,6 +86,17 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _loads_end_before_the_watchdog(self) -> "Config":
+        """While a model loads nothing else moves: the watchdog would end one that is well, and say nothing of what vLLM said."""
+        for key, model in self.models:
+            if isinstance(model, VllmModel) and model.load_timeout_s >= self.watchdog.timeout_s:
+                raise ValueError(
+                    f"models.{key}.load_timeout_s {model.load_timeout_s}: the watchdog stops a stage in which nothing moves for "
+                    f"watchdog.timeout_s {self.watchdog.timeout_s:g}; give it longer than a model may take to load"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rounds_have_a_learner(self) -> "Config":
         sampler = self.models.sampler
         learns = isinstance(sampler, VllmModel) and sampler.path == "run:codegen" and self.training.codegen.enabled

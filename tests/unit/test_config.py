@@ -59,7 +59,7 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
         ("++models.solve.revision=v1", "models.solve: revision v1: only a hub id has revisions, path run:codegen is none"),
         ("model@models.solve=openai models.solve.base_url=localhost:8000", "models.solve.base_url: localhost:8000: give a URL such as http"),
         ("++solve.samples=2 sampling@solve.sampling=greedy", "solve: samples 2 at sampling.temperature 0 would all be the same"),
-        ("sampling.temperature=0", "config: sampling.temperature 0: the 400 of scale.samples would all be the same"),
+        ("sampling.temperature=0 scale.samples=400", "config: sampling.temperature 0: the 400 of scale.samples would all be the same"),
         ("++reverse.samples=2 reverse.sampling.temperature=0", "config: reverse.sampling.temperature 0: the 2 of reverse.samples"),
         ("++models.solve.chat_template_kwargs={tokenize:true}", "models.solve.chat_template_kwargs: tokenize is set by the call itself"),
         (
@@ -67,6 +67,11 @@ def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> No
             "models.solve.chat_template_kwargs: add_generation_prompt is set by the call itself",
         ),
         ("model@models.solve=openai models.solve.model=''", "models.solve.model='': string should have at least 1 character"),
+        (
+            "++models.solve.load_timeout_s=7200",
+            "config: models.solve.load_timeout_s 7200: the watchdog stops a stage in which nothing moves for watchdog.timeout_s 3600; give",
+        ),
+        ("watchdog.timeout_s=1800", "load_timeout_s 1800: the watchdog stops a stage in which nothing moves for watchdog.timeout_s 1800"),
         ("run.dir=relative", "run.dir=relative: give an absolute path"),
         ("until=nowhere", "until='nowhere': input should be 'seeds'"),
     ],
@@ -123,3 +128,8 @@ def test_a_fingerprint_changes_with_what_matters_and_only_then() -> None:
 
 def test_every_stage_with_rows_has_a_place_in_the_lineage() -> None:
     assert set(PARENTS) == set(STAGES) - {"report"}
+
+
+def test_a_watchdog_waits_for_loads_of_vllm_alone() -> None:
+    assert composed("profile=fake", "watchdog.timeout_s=9").watchdog.timeout_s == 9
+    assert composed("++models.solve.load_timeout_s=7200", "watchdog.timeout_s=7201")
