@@ -65,6 +65,23 @@ def test_an_endpoint_that_limits_requests_for_a_while_costs_no_row(endpoint: Any
     assert totals.quarantined == 0 and totals.kept + sum(totals.rejected.values()) == ROWS
 
 
+def test_an_endpoint_whose_ingress_does_not_know_it_for_a_while_costs_no_row_and_no_reply_twice(endpoint: Any, tmp_path: Path) -> None:
+    """As while a server behind it starts again."""
+    serve, unknown = endpoint.answer, iter([False] * 8 + [True] * 3)
+    served = []
+
+    def answer(request: dict) -> tuple:
+        if next(unknown, False):
+            return 404, {}, "no such host"
+        served.append(request["seed"])
+        return serve(request)
+
+    endpoint.answer = answer
+    totals = run(tmp_path, client(endpoint.url))
+    assert totals.quarantined == 0 and totals.kept + sum(totals.rejected.values()) == ROWS
+    assert len(set(served)) == ROWS and len(served) <= ROWS + 3 * 3  # but for those that were being written just then
+
+
 def test_an_endpoint_that_is_down_ends_the_stage_and_costs_no_row(endpoint: Any, tmp_path: Path) -> None:
     endpoint.always = TROUBLE["500"]
     with pytest.raises(StageStalledError, match=r"(?s)nothing moved for . s .* It waits for engine: fake at .* failed in a row"):
