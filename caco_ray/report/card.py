@@ -128,7 +128,7 @@ def _is_ours(model: ModelConfig, config: Config) -> bool:
 
 
 def _other_limits(sandbox: SandboxConfig) -> list[str]:
-    """Arguments of `jobs/verify.py` for the limits of a program that are not the defaults: where the run is away, nothing else tells them."""
+    """Arguments of `jobs/verify.py` for the limits of a program that are not the defaults: without the run nothing else tells them."""
     default = SandboxConfig()
     own = [(name, getattr(sandbox, name)) for name in RANGES if getattr(sandbox, name) != getattr(default, name)]
     return [f"sandbox.{name}={value:g}" if isinstance(value, float) else f"sandbox.{name}={value}" for name, value in own]

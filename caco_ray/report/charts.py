@@ -33,9 +33,7 @@ class Curve:
 
 def funnel_bars(stages: Sequence[StageReport]) -> tuple[Bar, ...]:
     most = max((stage.drawn for stage in stages), default=0)
-    return tuple(
-        Bar(stage, *(_width(count, most) for count in (stage.kept, stage.failed, stage.quarantined))) for stage in stages if most
-    )
+    return tuple(Bar(stage, *(_width(count, most) for count in (stage.kept, stage.failed, stage.quarantined))) for stage in stages if most)
 
 
 def _width(count: int, most: int) -> float:

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from caco_ray.config import ReverseConfig
 from caco_ray.sandbox.codec import decode
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import program
-from caco_ray.stages.stated import exact, missing_values, scalars, stated_numbers, states_text
+from caco_ray.stages.stated import as_texts, exact, leaves, missing_values, scalars, stated_numbers, states_list, states_text
 
 Check = Callable[[Row, ReverseConfig], str | None]
 
@@ -33,7 +33,9 @@ _SPEAKS_OF_CODE = re.compile(
     re.IGNORECASE,
 )
 _IDENTIFIER = re.compile(r"\b[a-z]{2,}(?:_[a-z][a-z0-9]+)+\b")
-_SAYS_ANSWER = r"(?:\b(?:answer|result|solution)\b\W*(?:is|=|:)\W*|\\boxed\{{\s*|####\s*){}(?![\w.]*\d)"
+_ANNOUNCED = r"(?:\b(?:answer|result|solution)\b\W*(?:is|=|:)\W*|\\boxed\{\s*|####\s*)"
+_NO_MORE_DIGITS = r"(?![\w.]*\d|,\d{3}|\s*/\s*\d)"  # 3 is not 38, 3.8, 3,800 or 3/8; but it is 3cm
+_ENDS_PHRASE = r"(?=[\"'*$)\]}]*\s*(?:[.;!?)\n]|,(?!\s*(?:or|yes|no|true|false|even|odd|none)\b)|(?:because|since|so|and|as)\b|$))"
 _COMMON = 20  # smaller whole numbers stand in many texts by chance
 _FEW_WORDS = frozenset({"yes", "no", "true", "false", "even", "odd", "none"})
 
@@ -61,13 +63,17 @@ def question_leaks_code(row: Row, config: ReverseConfig) -> str | None:
 def question_leaks_answer(row: Row, config: ReverseConfig) -> str | None:
     """The answer is announced, or stands in the question without being a value of the input or a constant of the program.
 
-    Small whole numbers and words such as "yes" must be announced to count: they stand in many questions by chance.
+    Small whole numbers, words such as "yes", and lists of two must be announced to count: they stand in many questions by chance.
     """
-    answer, question = row["program_answer"], row["question"]
-    if re.search(_SAYS_ANSWER.format(re.escape(answer)), question, re.IGNORECASE):
+    question, answer = row["question"], decode(row["output_json"])
+    if re.search(_ANNOUNCED + _to_the_end(row["program_answer"]), question, re.IGNORECASE):
         return "question_leaks_answer"
-    known = [*scalars(_input(row)), *_constants(row["code"])]
-    return "question_leaks_answer" if _stands_in(decode(row["output_json"]), question, known) else None
+    given, constants = _input(row), _constants(row["code"])
+    if isinstance(answer, list | tuple | set | frozenset):
+        stands = _list_stands_in(answer, question, [list(given.values()), *constants])
+    else:
+        stands = _stands_in(answer, question, [*scalars(given), *constants])
+    return "question_leaks_answer" if stands else None
 
 
 def question_misses_values(row: Row, config: ReverseConfig) -> str | None:
@@ -102,8 +108,25 @@ def _input(row: Row) -> dict[str, Any]:
 
 
 def _constants(code: str) -> list[Any]:
+    """Each one, and each literal list as a list of its constants."""
     tree = program.parse(code)
-    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)] if tree else []
+    nodes = list(ast.walk(tree)) if tree else []
+    lists = [[program.constant(item) for item in node.elts] for node in nodes if isinstance(node, ast.List | ast.Tuple | ast.Set)]
+    return [*lists, *(node.value for node in nodes if isinstance(node, ast.Constant))]
+
+
+def _to_the_end(answer: str) -> str:
+    """A pattern of the whole answer: `No` is not `not`, and "the answer is a whole number" does not say `A`."""
+    pattern = re.escape(answer)
+    if answer.lower() in _FEW_WORDS or (len(answer) == 1 and answer.isalpha()):
+        return pattern + _ENDS_PHRASE
+    return pattern + (r"\b" if answer[-1:].isalpha() else _NO_MORE_DIGITS)
+
+
+def _list_stands_in(answer: Collection[Any], question: str, known: list[Any]) -> bool:
+    """True if all of a list of three or more stands in the question in its order, and nothing known has the same items in a row."""
+    items = leaves(answer)
+    return len(items) > 2 and states_list(items, question, alone=True) and not any(states_list(items, text) for text in as_texts(known))
 
 
 def _stands_in(answer: Any, question: str, known: list[Any]) -> bool:

@@ -20,6 +20,11 @@ _POWER = re.compile(r"\b10\s*(?:\^|\*\*)\s*\{?\s*(-?\d{1,2})\b|\b(\d+(?:\.\d+)?)
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
 
+_GAP = r"[\s,;:&()\[\]{}\"'$]*+"
+_BETWEEN = rf"{_GAP}(?:(?:and|or|then)\b{_GAP})?"
+_GOES_BEFORE = re.compile(r"\d[\s,;]*(?:\b(?:and|or)\s+)?[-−]?$")
+_GOES_ON = re.compile(r"[\s,;]*(?:(?:and|or)\s+)?(?:[-−]?\d|\.\.|…|\$?\\[lc]?dots)")
+
 _UNITS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
@@ -75,6 +80,49 @@ def scalars(value: Any) -> Iterator[int | float | Fraction | str]:
         yield value
 
 
+def leaves(value: Any) -> list[Any]:
+    """What a nested list holds, in order; sets in that of their texts, and of dicts the keys and values."""
+    if isinstance(value, dict):
+        return [leaf for pair in value.items() for item in pair for leaf in leaves(item)]
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list | tuple) else [value]
+
+
+def as_texts(value: Any) -> Iterator[str]:
+    """Each string and each list inside a nested value, the value itself included, as a text that states its items in a row."""
+    if isinstance(value, dict):
+        yield from as_texts([*value])
+        yield from as_texts([*value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield ", ".join(map(_shown, leaves(value)))
+        for item in value:
+            yield from as_texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def states_list(items: list[Any], text: str, alone: bool = False) -> bool:
+    """True if the numbers and strings stand in the text one after the other (`1, 3 and 5`). `alone`: as a list of their own, and not as
+    numbers in a row of more. False for what has no such reading (booleans, None)."""
+    patterns = [_pattern(item) for item in items] if 2 * len(items) - 1 <= len(text) else []
+    if not patterns or None in patterns:
+        return False
+    found = re.finditer(_BETWEEN.join(filter(None, patterns)), text, re.IGNORECASE)
+    return any(not alone or not (_GOES_BEFORE.search(text[: match.start()]) or _GOES_ON.match(text[match.end() :])) for match in found)
+
+
+def _pattern(item: Any) -> str | None:
+    if isinstance(item, str):
+        return rf"(?<!\w){re.escape(item)}(?!\w)" if _says_something(item) else None
+    number = exact(item)
+    if number is None or number.numerator.bit_length() > 10_000:
+        return None
+    whole = f"{number.numerator}(?:\\.0+)?|{number.numerator:,}"
+    shown = re.escape(str(abs(item))) + "0*" if isinstance(item, float) else f"{number.numerator}/{number.denominator}"
+    return rf"(?<![\w.])[-−]?(?:{whole if number.denominator == 1 else shown})(?!\w|\.\d)"
+
+
 def _says_something(value: Any) -> bool:
     if isinstance(value, str):
         return any(character.isalnum() for character in value)
@@ -90,7 +138,7 @@ def exact(value: Any) -> Fraction | None:
     return abs(Fraction(value))
 
 
-def _shown(scalar: int | float | Fraction | str) -> str:
+def _shown(scalar: Any) -> str:
     """As text; Python writes no integer of more than 4300 digits."""
     if isinstance(scalar, int) and scalar.bit_length() > 10_000:
         return f"an integer of {scalar.bit_length()} bits"

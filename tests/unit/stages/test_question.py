@@ -106,6 +106,65 @@ def test_a_small_number_leaks_only_where_it_is_announced():
     assert reasons([problem(text + " Answer: 2", {"apples": 8, "pears": 6}, "2", "output = apples - pears")]) == ["question_leaks_answer"]
 
 
+@pytest.mark.parametrize(
+    "answer,announced,no_leak",
+    [
+        ("No", "The answer is no.", "If the answer is not whole, round it down."),
+        ("No", "Answer: No", "The answer is no more than 50. Answer yes or no."),
+        ("A", "The answer is A.", "The answer is a whole number."),
+        ("A", "(Answer: (A))", "The answer is Ann or Bo."),
+        ("Fri", "The answer is Fri, as you see.", "The answer is Friday or Monday."),
+        ("even", "The answer is even since 38 is.", "Result: even or odd"),
+        ("yes", "The answer is yes, but why?", "Answer: yes, no or never"),
+        ("12", "The answer is 12cm.", "The answer is 12,000 for a thousand."),
+        ("12", "The answer is 12, as you see.", "The result is 12/7 in a week."),
+        ("3", "\\boxed{3}", "\\boxed{30}"),
+    ],
+)
+def test_an_announced_answer_is_the_whole_word_or_number(answer, announced, no_leak):
+    assert reasons([problem(f"{GOOD} {announced}", answer=answer)]) == ["question_leaks_answer"]
+    assert reasons([problem(f"{GOOD} {no_leak}", answer=answer)]) == [None]
+
+
+SORTS = "Sort the three largest of the numbers 5, 1, 3 and 0 by size."
+
+
+@pytest.mark.parametrize(
+    "answer,question,reason",
+    [
+        ("[1, 3, 5]", f"{SORTS} Show that you get 1, 3, 5.", "question_leaks_answer"),
+        ("[1, 3, 5]", f"{SORTS} Show that you get $1$, $3$ and $5$.", "question_leaks_answer"),
+        ("(1, 3.0, 5)", f"{SORTS} Show that you get [1,3,5]!", "question_leaks_answer"),
+        ("[(1, 3), (5, 0)]", f"{SORTS} Show that you get (1, 3) and (5, 0).", "question_leaks_answer"),
+        ("[-1, 2500, 0.5]", f"{SORTS} Show that you get −1, 2,500 and 0.50.", "question_leaks_answer"),
+        ("{'Bo', 'Ann', 'Cy'}", f"{SORTS} Show that ann, Bo, and Cy win.", "question_leaks_answer"),
+        ("[1, 3, 5]", SORTS, None),
+        ("[1, 3, 5]", f"{SORTS} Show that you get 1, 3, 5, 7.", None),  # more than the answer
+        ("[1, 3, 5]", f"{SORTS} The odd numbers are 1, 3, 5, ... without end.", None),
+        ("[1, 3, 5]", f"{SORTS} Not 1, 3 and 50 or 0.1, 3, 5.", None),
+        ("[5, 1, 3]", SORTS, None),  # a part of the input
+        ("[5, 1, 3, 0]", SORTS, None),
+        ("[1, 3]", f"{SORTS} Begin with 1, 3.", None),
+        ("[2, 4, 6]", f"{SORTS} Then add 2, 4, 6.", None),  # a list of the program
+        ("[7, 8, 9]", f"{SORTS} Then add 7, 8, 9.", None),  # a text of the program
+        ("[True, False, True]", f"{SORTS} Is it True, False, True?", None),
+        ("[]", f"{SORTS}", None),
+    ],
+)
+def test_a_list_leaks_where_all_of_it_stands_and_nothing_known_explains_it(answer, question, reason):
+    code = 'input = {"numbers": [5, 1, 3, 0]}\nadd = [2, 4, 6]\nnote = "7, 8, 9"\noutput = sorted(input["numbers"])[-3:]'
+    assert reasons([problem(question, {"numbers": [5, 1, 3, 0]}, answer, code)]) == [reason]
+
+
+def test_values_of_the_input_in_their_order_explain_a_list():
+    row = problem("Which of the sides 3, 4 and 5 is which? State all.", {"a": 3, "b": 4, "c": 5}, "[3, 4, 5]")
+    assert reasons([row]) == [None]
+    row = problem(
+        "Ann has 3 pens, Bo has 4, Cy has 5. Are Ann, Bo and Cy all?", {"pens": {"Ann": 3, "Bo": 4, "Cy": 5}}, "['Ann', 'Bo', 'Cy']"
+    )
+    assert reasons([row]) == [None]
+
+
 def test_some_values_may_be_left_out_where_the_config_allows_it():
     row = problem(GOOD.replace("at 4 dollars each ", ""))
     assert reasons([row], CONFIG.model_copy(update={"max_missing_values": 1})) == [None]
