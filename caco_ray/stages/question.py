@@ -35,7 +35,8 @@ _SPEAKS_OF_CODE = re.compile(
 _IDENTIFIER = re.compile(r"\b[a-z]{2,}(?:_[a-z][a-z0-9]+)+\b")
 _ANNOUNCED = r"(?:\b(?:answer|result|solution)\b\W*(?:is|=|:)\W*|\\boxed\{\s*|####\s*)"
 _NO_MORE_DIGITS = r"(?![\w.]*\d|,\d{3}|\s*/\s*\d)"  # 3 is not 38, 3.8, 3,800 or 3/8; but it is 3cm
-_ENDS_PHRASE = r"(?=[\"'*$)\]}]*\s*(?:[.;!?)\n]|,(?!\s*(?:or|yes|no|true|false|even|odd|none)\b)|(?:because|since|so|and|as)\b|$))"
+_NO_CHOICE = r"(?!,?\s*(?:or|[(\"']?[a-z]|yes|no|true|false|even|odd|none)\b)"  # that goes on: "yes, no or never", "(A), (B)"
+_ENDS_PHRASE = rf"(?=[\"'*$\]]*\s*(?:[.;!?}}\n]|[),]{_NO_CHOICE}|\s[-–—]\s|(?:because|since|so|and|as)\b|$))"
 _COMMON = 20  # smaller whole numbers stand in many texts by chance
 _FEW_WORDS = frozenset({"yes", "no", "true", "false", "even", "odd", "none"})
 

@@ -209,7 +209,7 @@ def _said(token: str) -> str:
 class EvaluationIndex:
     """n-grams of protected questions by their length: `n`, and the whole text of a question that is shorter.
 
-    `whole`: every question, however short, in `plain_text.terms`.
+    `whole`: every question of two terms or more, in `plain_text.terms`.
     """
 
     grams: dict[int, frozenset[str]]
@@ -228,7 +228,7 @@ def evaluation_index(questions: Iterable[str], n: int) -> EvaluationIndex:
         for tokens in readings if len(readings[0]) >= min(n, _MIN_WORDS) else ():
             length = min(n, len(tokens))
             grams.setdefault(length, set()).update(_runs(tokens, length))
-    return EvaluationIndex({length: frozenset(found) for length, found in grams.items()}, frozenset(whole - {""}))
+    return EvaluationIndex({length: frozenset(found) for length, found in grams.items()}, frozenset(text for text in whole if " " in text))
 
 
 def contamination(text: str, index: EvaluationIndex) -> bool:

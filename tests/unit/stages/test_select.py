@@ -100,10 +100,19 @@ def test_a_short_question_is_protected_as_a_whole():
 
 
 def test_a_question_of_any_length_is_found_where_it_is_the_whole_text():
-    index = evaluation_index(["What is 15% of 80?", "Compute $12 - 5$.", "\\[ \\]"], 13)
+    index = evaluation_index(["What is 15% of 80?", "Compute $12 - 5$.", "\\[ \\]", "Eggs?"], 13)
     for same in ("What is 15% of 80?", "  what is 15 % of 80 ", "What is $15\\%$ of $80$?", "Compute 12 − 5", "compute: 12-5"):
         assert contamination(same, index), same
-    for other in ("What is 15% of 90?", "What is 15 of 80?", "Compute 12 + 5.", "Compute 12.5", "Tell me: what is 15% of 80?", "", "?!"):
+    for other in (
+        "What is 15% of 90?",
+        "What is 15 of 80?",
+        "Compute 12 + 5.",
+        "Compute 12.5",
+        "Tell me: what is 15% of 80?",
+        "",
+        "?!",
+        "eggs",
+    ):
         assert not contamination(other, index), other
     assert program_contamination(f"# What is 15% of 80?\n{PROGRAM}", index)
     assert program_contamination(PROGRAM + '\ntext = """What is\n15% of 80?"""', index)
