@@ -97,9 +97,9 @@ class Worker:
     """A process that runs shards of 8 rows from threads, three of those that were lost at once. `fatal`: the row that ends it: what is in
     hand then stays in hand on disk, and nothing is begun any more."""
 
-    def __init__(self, folder: Path, fatal: int | None, together: int) -> None:
+    def __init__(self, folder: Path, fatal: int | None, together: int, session: str = "s") -> None:
         """`together`: shards that wait inside for each other, so that they are in hand at once."""
-        self._fatal, self._meet = fatal, threading.Barrier(together, timeout=30)
+        self._fatal, self._session, self._meet = fatal, session, threading.Barrier(together, timeout=30)
         self._over, self._lock, self._held = threading.Event(), threading.Lock(), 0
         self._guard = Guard("work", partial(self._attempt, folder), QuarantineConfig(), lambda *_: None, lambda: True, lambda why: None, 3)
         self.most = 0  # shards in hand at once
@@ -114,7 +114,7 @@ class Worker:
                     raise Death
                 super().begin(span)
 
-        return Mortal(Folder(str(folder / "attempts")), "s", "work", shard, shared=True)
+        return Mortal(Folder(str(folder / "attempts")), self._session, "work", shard, shared=True)
 
     def _work(self, table: pa.Table) -> pa.Table:
         with self._lock:
@@ -154,13 +154,14 @@ def test_an_outage_that_hit_many_shards_does_not_make_each_wait_for_the_others(t
     assert not any(record.kills for record in records(folder))
 
 
-def test_a_row_that_kills_a_crowd_is_found_among_few(tmp_path: Path) -> None:
+@pytest.mark.parametrize("takes_the_driver_along", [False, True])
+def test_a_row_that_kills_a_crowd_is_found_among_few(tmp_path: Path, takes_the_driver_along: bool) -> None:
     first = Worker(tmp_path, fatal=507, together=12)
     first.live(set(range(12)))
     assert first.most == 12 and not first.through
     left, blamed = set(range(12)), []
-    for _ in range(8):
-        worker = Worker(tmp_path, fatal=507, together=1)
+    for life in range(8):
+        worker = Worker(tmp_path, fatal=507, together=1, session=f"driver {life}" if takes_the_driver_along else "s")
         worker.live(left)
         assert worker.most <= 3
         left -= worker.through.keys()
