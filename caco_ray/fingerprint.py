@@ -18,7 +18,7 @@ from caco_ray.seeds.builtin import builtin_digest
 from caco_ray.seeds.files import READ_ERRORS, unreadable
 from caco_ray.training.placement import SAME_MODEL
 
-FORMAT_VERSION = 6  # raise when a stage makes other rows from the same config
+FORMAT_VERSION = 7  # raise when a stage makes other rows from the same config
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "seeds": (),

@@ -177,7 +177,7 @@ class SamplingConfig(Strict):
     frequency_penalty: float = Field(0, ge=-2, le=2)
     repetition_penalty: float = Field(1, gt=0, le=2)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    extra: dict[str, Any] = Field(default_factory=dict)  # more of vLLM's own sampling fields, checked against them
+    extra: dict[str, Any] = Field(default_factory=dict)  # more fields of a request; vLLM's are checked, an endpoint's sent along
 
     @model_validator(mode="after")
     def _min_under_max(self) -> "SamplingConfig":
