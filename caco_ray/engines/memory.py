@@ -17,7 +17,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LOADED_QUANTISED = 0.5  # bytes per weight that is quantised while it is loaded: none of vLLM's methods for that makes fewer
 _OTHER_CACHES = ("sliding_window", "layer_types", "ssm_cfg", "mamba_d_state", "attn_layer_period", "full_attention_interval")
 _MAX_RANKS = 64
-SIGNS = ("out of memory", "available memory for the cache", "available KV cache memory", "Free memory on device", "Failed to allocate")
+TAKEN = "Free memory on device"  # what vLLM says where less is free than it is to take
+SIGNS = ("out of memory", "available memory for the cache", "available KV cache memory", TAKEN, "Failed to allocate")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from caco_ray.engines.vllm_names import check_known
 from caco_ray.engines.vllm_sampling import sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
 from caco_ray.engines.vllm_steps import Steps, stat_logger
-from caco_ray.errors import CacoError, ConfigError, EngineError, ModelError
+from caco_ray.errors import CacoError, ClusterError, ConfigError, EngineError, ModelError
 from caco_ray.raw_text import RawText
 
 _MAX_MESSAGE = 400
@@ -54,6 +54,7 @@ class VllmEngine:
         Raises:
             ConfigError: `vllm_args` holds what vLLM does not know.
             ModelError: the folder or its adapter cannot be served, vLLM cannot load it, or it does not fit: says what would.
+            ClusterError: another process holds the memory of its GPU.
             EngineError: vLLM was killed while it started, or took longer than `load_timeout_s`.
         """
         folder = check_model(model, path)
@@ -97,7 +98,7 @@ class VllmEngine:
         check_call(prompts, n, seeds)
         if self._loop.closed:
             raise EngineError("the engine is closed")
-        params = sampling_params(sampling, self._tokenizer)
+        params = sampling_params(sampling, self._tokenizer, gpus=self._model.gpus)
         work = [self._serve(prompt, params, n, seeds[index] if seeds else None) for index, prompt in enumerate(prompts)]
         return self._loop.run(self._unless_stalled(run_all(work)))
 
@@ -176,6 +177,8 @@ class VllmEngine:
         if killed:  # from outside: another try may go well
             signal = f" by signal {killed['signal']}" if killed["signal"] else ""
             return EngineError(f"{folder}: vLLM was killed{signal} while it started: {said} {log}")
+        if memory.TAKEN.lower() in said.lower():  # the model fits into the whole GPU (`check_room`): somebody else has of it
+            return ClusterError(f"{folder}: vLLM finds too little memory free: {said} {log}")
         return ModelError(f"{folder}: vLLM cannot load it: {said} {log}")
 
     def _cause(self, error: BaseException) -> str:
@@ -252,12 +255,14 @@ class VllmEngine:
 
     def _completion(self, reply: Any, n_prompt_tokens: int) -> Completion:
         """`reply`: vLLM's `CompletionOutput`, finished."""
-        if reply.finish_reason not in ("stop", "length"):
-            return Completion("", "error", n_prompt_tokens, len(reply.token_ids), f"vLLM ended the request: {reply.finish_reason}")
-        stop = reply.stop_reason
+        end, n_tokens, stop = reply.finish_reason, len(reply.token_ids), reply.stop_reason
+        if end == "repetition":  # `repetition_detection` cut off what went round in circles
+            return Completion(reply.text, "length", n_prompt_tokens, n_tokens, stop_reason=end)
+        if end not in ("stop", "length"):
+            return Completion("", "error", n_prompt_tokens, n_tokens, f"vLLM ended the request: {end}")
         if isinstance(stop, int):
             (stop,) = self._tokenizer.convert_ids_to_tokens([stop])
-        return Completion(reply.text, reply.finish_reason, n_prompt_tokens, len(reply.token_ids), stop_reason=stop)
+        return Completion(reply.text, end, n_prompt_tokens, n_tokens, stop_reason=stop)
 
 
 async def _start(arguments: dict[str, Any], steps: Steps) -> Any:

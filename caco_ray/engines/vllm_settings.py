@@ -1,5 +1,6 @@
 """From our configuration to vLLM's engine arguments and environment. Nothing of vLLM is imported here."""
 
+import fnmatch
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from caco_ray.engines.model_folder import MAX_LORA_RANK, adapter_rank
 from caco_ray.engines.vllm_child import ChildLog
 from caco_ray.errors import ConfigError
 
+_HF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_LORA_RANK)
 _MAX_SOCKET_FOLDER = 107 - len("/01234567-0123-0123-0123-0123456789ab")  # Linux allows a socket's path 107 bytes
 
@@ -45,7 +47,18 @@ def engine_arguments(model: VllmModel, folder: str, seed: int) -> dict[str, Any]
     taken = sorted(ours.keys() & model.vllm_args.keys())
     if taken:
         raise ConfigError(f"vllm_args.{taken[0]}: set by the model's own keys, not here")
-    return {"use_tqdm_on_load": False, "enable_prefix_caching": True, **ours, **model.vllm_args}
+    defaults: dict[str, Any] = {"use_tqdm_on_load": False, "enable_prefix_caching": True}
+    if _would_be_mistral(Path(folder)):
+        defaults["tokenizer_mode"] = "hf"
+    return {**defaults, **ours, **model.vllm_args}
+
+
+def _would_be_mistral(folder: Path) -> bool:
+    """A folder in both layouts, for which vLLM takes Mistral's tokenizer by itself (vllm/tokenizers/registry.py): that one has no chat
+    template, and other special tokens. Other kinds that it knows are its own to choose."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    weights, tokenizers = fnmatch.filter(names, "consolidated*.safetensors"), fnmatch.filter(names, "tokenizer.model.v*")
+    return bool(weights) and ("tekken.json" in names or bool(tokenizers)) and not names.isdisjoint(_HF_TOKENIZERS)
 
 
 def environment(model: VllmModel, log: Path) -> dict[str, str]:

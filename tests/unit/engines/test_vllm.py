@@ -1,5 +1,6 @@
 """What is vLLM's own: its processes, its arguments, its failures, and `vllm serve` behind the endpoint engine."""
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,9 @@ from caco_ray.config import OpenAiModel, SamplingConfig, VllmModel
 from caco_ray.engines import Engine, build_engine, vllm_names
 from caco_ray.engines.base import sample_seed
 from caco_ray.engines.endpoint import check_endpoint
-from caco_ray.engines.vllm_sampling import sampling_params
+from caco_ray.engines.vllm_sampling import _STOP_TOKENS, _TABLES, sampling_params
 from caco_ray.engines.vllm_settings import engine_arguments, environ, environment
-from caco_ray.errors import ConfigError, ModelError
+from caco_ray.errors import ClusterError, ConfigError, EngineError, ModelError
 
 SmallVllm = Callable[..., VllmModel]
 GREEDY = SamplingConfig(temperature=0, max_tokens=8)
@@ -55,6 +57,34 @@ def test_says_what_stopped_a_reply(vllm_engine: Engine) -> None:
     ((at_token,),) = vllm_engine.generate([prompt], GREEDY.model_copy(update={"extra": {"stop_token_ids": ids}}))
     assert (whole.finish_reason, whole.stop_reason) == ("length", None)
     assert (cut.finish_reason, cut.stop_reason, at_token.finish_reason, at_token.stop_reason) == ("stop", "7", "stop", "7")
+
+
+def test_a_reply_that_goes_round_in_circles_is_cut_off_and_not_the_engine_s_failure(vllm_engine: Engine) -> None:
+    """One token is allowed, so that it can write nothing else."""
+    word = vllm_engine._tokenizer.encode(" no", add_special_tokens=False)  # type: ignore[attr-defined]
+    extra = {"allowed_token_ids": word, "repetition_detection": {"max_pattern_size": 2, "min_pattern_size": 1, "min_count": 4}}
+    ((reply,),) = vllm_engine.generate(["Say no"], SamplingConfig(temperature=0, max_tokens=100, extra=extra))
+    assert (reply.text, reply.finish_reason, reply.stop_reason, reply.error) == (" no no no no", "length", "repetition", None)
+
+
+def test_calls_that_wait_when_the_engine_is_closed_end(smollm2: Path, small_vllm: SmallVllm) -> None:
+    """Some in the batch, some inside vLLM without a place in it, some before it."""
+    engine = build_engine(small_vllm(max_num_seqs=2), path=str(smollm2), seed=0)
+    long = SamplingConfig(temperature=1, max_tokens=200, min_tokens=200)
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            calls = [pool.submit(engine.generate, ["Once upon a time"] * 4, long) for _ in range(4)]
+            deadline = time.monotonic() + DEADLINE_S
+            while engine.stats().running < 2 or engine.stats().waiting < 4:
+                assert time.monotonic() < deadline and not any(call.done() for call in calls)
+                time.sleep(0.01)
+        finally:
+            engine.close()
+        for call in calls:
+            with pytest.raises(EngineError, match="the engine (was|is) closed"):
+                call.result(timeout=DEADLINE_S)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.generate(["x"], GREEDY)
 
 
 def test_the_chat_template_reads_its_values(vllm_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +133,32 @@ def test_sampling_values_are_checked_against_vllm(vllm_engine: Engine) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             sampling_params(SamplingConfig(temperature=1, extra=extra), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"extra": {"allowed_token_ids": list(range(1025))}}, "sampling.extra.allowed_token_ids: 1025 tokens; .* room for 1024"),
+        ({"extra": {"logit_bias": dict.fromkeys(range(1025), 1.0)}}, "sampling.extra.logit_bias: 1025 tokens; .* room for 1024"),
+        ({"min_tokens": 1, "extra": {"stop_token_ids": list(range(100, 228))}}, "sampling.min_tokens: with 129 tokens that end a reply"),
+    ],
+)
+def test_what_is_too_long_for_the_tables_of_gpus_is_refused(vllm_engine: Engine, values: dict[str, Any], said: str) -> None:
+    tokenizer = vllm_engine._tokenizer  # type: ignore[attr-defined]
+    sampling = SamplingConfig(temperature=1, **values)
+    sampling_params(sampling, tokenizer)  # on CPU
+    with pytest.raises(ConfigError, match=said):
+        sampling_params(sampling, tokenizer, gpus=1)
+
+
+def test_tables_of_gpus_are_as_long_as_vllm_has_them() -> None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or not found.origin:
+        pytest.skip("vLLM is not installed here")
+    source = (Path(found.origin).parent / "v1/worker/gpu/sample/logit_bias.py").read_text()
+    sizes = {name: int(size) for name, size in re.findall(r"^MAX_NUM_(\w+) = (\d+)$", source, re.MULTILINE)}
+    ours = {"ALLOWED_TOKEN_IDS": _TABLES["allowed_token_ids"], "LOGIT_BIAS_TOKENS": _TABLES["logit_bias"], "STOP_TOKEN_IDS": _STOP_TOKENS}
+    assert sizes == ours
 
 
 def test_a_nested_sampling_value_is_what_it_stands_for(vllm_engine: Engine) -> None:
@@ -253,6 +309,32 @@ def test_arguments_follow_the_configuration(small_vllm: SmallVllm) -> None:
     gpu = engine_arguments(small_vllm(gpus=4, tensor_parallel=4, vllm_args={"enable_prefix_caching": False}), "/models/m", seed=5)
     assert (gpu["gpu_memory_utilization"], gpu["distributed_executor_backend"]) == (0.9, "mp")
     assert gpu["enable_prefix_caching"] is False and "kv_cache_memory_bytes" not in gpu
+
+
+def test_a_folder_in_mistral_s_layout_too_keeps_its_own_tokenizer(smollm2: Path, small_vllm: SmallVllm, tmp_path: Path) -> None:
+    from vllm.tokenizers.registry import resolve_tokenizer_args
+
+    def chosen(**changes: object) -> str:
+        mode = engine_arguments(small_vllm(**changes), str(tmp_path), seed=5).get("tokenizer_mode", "auto")
+        return str(resolve_tokenizer_args(str(tmp_path), tokenizer_mode=mode)[0])
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(smollm2 / name, tmp_path)
+    assert "tokenizer_mode" not in engine_arguments(small_vllm(), str(tmp_path), seed=5)  # vLLM's to choose
+    for name in ("consolidated.safetensors", "tekken.json"):
+        (tmp_path / name).touch()
+    assert resolve_tokenizer_args(str(tmp_path))[0] == "mistral"  # what it does by itself
+    assert chosen() == "hf" and chosen(vllm_args={"tokenizer_mode": "mistral"}) == "mistral"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    assert chosen() == "mistral"
+
+
+def test_memory_that_another_process_holds_may_come_back(vllm_engine: Engine, smollm2: Path) -> None:
+    said = "Free memory on device cuda:0 (20.1/79.6 GiB) on startup is less than desired GPU memory utilization (0.9, 71.7 GiB)."
+    error = vllm_engine._load_error(ValueError(said), smollm2)  # type: ignore[attr-defined]
+    assert isinstance(error, ClusterError) and said in str(error) and "It takes: weights" in str(error)
+    assert isinstance(vllm_engine._load_error(ValueError("No such layer"), smollm2), ModelError)  # type: ignore[attr-defined]
 
 
 def test_threads_are_those_that_the_process_may_use(small_vllm: SmallVllm, tmp_path: Path) -> None:
