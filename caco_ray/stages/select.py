@@ -180,12 +180,6 @@ def _runs(tokens: list[str], n: int) -> Iterator[str]:
     return (" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
-def _readings(plain: str) -> list[list[str]]:
-    """Its words with punctuation deleted, and parted by punctuation: `5-foot` is `5 foot` in the one, `2.5` is `25` in the other."""
-    deleted, parted = plain_text.words(plain), plain_text.split_words(plain)
-    return [deleted] if deleted == parted else [deleted, parted]
-
-
 def program_prose(code: str) -> list[str]:
     """Comments and string literals of a program in their order: where a question hides that the code between them breaks up."""
     pieces: list[str] = []
@@ -207,35 +201,52 @@ def _said(token: str) -> str:
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """n-grams of protected questions by their length: `n`, and the whole text of a question that is shorter.
+    """Runs of words of protected questions, and `whole`: every question of two terms or more, in `plain_text.terms`.
 
-    `whole`: every question of two terms or more, in `plain_text.terms`.
+    `runs`: all of them; `lengths`: of those that begin with the same `head` words.
     """
 
-    grams: dict[int, frozenset[str]]
+    head: int
+    lengths: dict[str, tuple[int, ...]]
+    runs: frozenset[str]
     whole: frozenset[str]
 
 
 def evaluation_index(questions: Iterable[str], n: int) -> EvaluationIndex:
     """Index the protected questions. One of fewer than `n` words is found inside a text if it has at least 6; a shorter one only where
-    it is the whole text."""
-    grams: dict[int, set[str]] = {n: set()}
-    whole: set[str] = set()
+    it is the whole text.
+
+    Each is read twice, with punctuation deleted (where `x_1` is `x1`) and parted by it (where `5-foot` is `5 foot`). Parted runs are longer
+    by half: a formula has many parts that say little ("in the form m/n where m and n are").
+    """
+    head, lengths, runs, whole = min(n, _MIN_WORDS), dict[str, set[int]](), set[str](), set[str]()
     for question in questions:
         plain = plain_text.plain(question)
-        readings = _readings(plain)
         whole.add(plain_text.terms(plain))
-        for tokens in readings if len(readings[0]) >= min(n, _MIN_WORDS) else ():
-            length = min(n, len(tokens))
-            grams.setdefault(length, set()).update(_runs(tokens, length))
-    return EvaluationIndex({length: frozenset(found) for length, found in grams.items()}, frozenset(text for text in whole if " " in text))
+        deleted = plain_text.words(plain)
+        for tokens, longest in ((deleted, n), (plain_text.split_words(plain), n * 3 // 2)):
+            length = min(longest, len(tokens))
+            if head <= min(length, len(deleted)):
+                for run in _runs(tokens, length):
+                    runs.add(run)
+                    lengths.setdefault(" ".join(run.split(" ", head)[:head]), set()).add(length)
+    by_head = {start: tuple(sorted(found)) for start, found in lengths.items()}
+    return EvaluationIndex(head, by_head, frozenset(runs), frozenset(text for text in whole if " " in text))
 
 
 def contamination(text: str, index: EvaluationIndex) -> bool:
     """True if the text shares a run of words with a protected question, or is one."""
     plain = plain_text.plain(text)
-    runs = (gram in grams for tokens in _readings(plain) for length, grams in index.grams.items() for gram in _runs(tokens, length))
-    return any(runs) or plain_text.terms(plain) in index.whole
+    deleted, parted = plain_text.words(plain), plain_text.split_words(plain)
+    found = _has_run(deleted, index) or (parted != deleted and _has_run(parted, index))
+    return found or plain_text.terms(plain) in index.whole
+
+
+def _has_run(tokens: list[str], index: EvaluationIndex) -> bool:
+    for at, start in enumerate(_runs(tokens, index.head)):
+        if any(" ".join(tokens[at : at + length]) in index.runs for length in index.lengths.get(start, ())):
+            return True
+    return False
 
 
 def program_contamination(code: str, index: EvaluationIndex) -> bool:

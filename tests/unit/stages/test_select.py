@@ -142,6 +142,16 @@ def test_how_a_question_is_dressed_does_not_matter(protected: str, written: str)
         assert not contamination(other.replace("of", "after").replace("for", "to").replace("cost", "weigh"), index)
 
 
+def test_a_hyphen_in_the_middle_of_a_long_question_hides_it_no_more_than_it_condemns_a_phrase():
+    pole = "A man who walks past a 5-foot pole sees that its shadow is 9 feet long and asks how high the sun stands"
+    ends = (
+        "Find the probability that two cards match, written as $m/n$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
+    )
+    index = evaluation_index([pole, ends], 13)
+    assert contamination(pole.replace("-", " "), index) and contamination(ends.replace("$", ""), index)
+    assert not contamination("A die is rolled. Its odds are m/n, where m and n are relatively prime positive integers. Find m+n.", index)
+
+
 def test_nested_fractions_without_end_are_read():
     assert not contamination("\\frac{1}{" * 500 + "2" + "}" * 500 + "\\frac{" * 500, evaluation_index(["Factor x."], 13))
 
