@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ _NO_MORE_DIGITS = r"(?![\w.]*\d|,\d{3}|\s*/\s*\d)"  # 3 is not 38, 3.8, 3,800 or
 _NO_CHOICE = r"(?!,?\s*(?:or|[(\"']?[a-z]|yes|no|true|false|even|odd|none)\b)"  # that goes on: "yes, no or never", "(A), (B)"
 _ENDS_PHRASE = rf"(?=[\"'*$\]]*\s*(?:[.;!?}}\n]|[),]{_NO_CHOICE}|\s[-–—]\s|(?:because|since|so|and|as)\b|$))"
 _COMMON = 20  # smaller whole numbers stand in many texts by chance
+_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict)
 _FEW_WORDS = frozenset({"yes", "no", "true", "false", "even", "odd", "none"})
 
 
@@ -109,11 +110,17 @@ def _input(row: Row) -> dict[str, Any]:
 
 
 def _constants(code: str) -> list[Any]:
-    """Each one, and each literal list as a list of its constants."""
+    """Each one, and each list or dict of constants."""
     tree = program.parse(code)
-    nodes = list(ast.walk(tree)) if tree else []
-    lists = [[program.constant(item) for item in node.elts] for node in nodes if isinstance(node, ast.List | ast.Tuple | ast.Set)]
-    return [*lists, *(node.value for node in nodes if isinstance(node, ast.Constant))]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, _LITERALS)] if tree else []
+    return [value for node in nodes for value in _literal(node)]
+
+
+def _literal(node: ast.AST) -> Iterator[Any]:
+    try:
+        yield ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError):  # it holds something that is no constant
+        return
 
 
 def _to_the_end(answer: str) -> str:

@@ -149,13 +149,14 @@ SORTS = "Sort the three largest of the numbers 5, 1, 3 and 0 by size."
         ("[5, 1, 3, 0]", SORTS, None),
         ("[1, 3]", f"{SORTS} Begin with 1, 3.", None),
         ("[2, 4, 6]", f"{SORTS} Then add 2, 4, 6.", None),  # a list of the program
+        ("[(-2, 4), (6, 8)]", f"{SORTS} Then add (-2, 4), (6, 8).", None),  # nested, with signs
         ("[7, 8, 9]", f"{SORTS} Then add 7, 8, 9.", None),  # a text of the program
         ("[True, False, True]", f"{SORTS} Is it True, False, True?", None),
         ("[]", f"{SORTS}", None),
     ],
 )
 def test_a_list_leaks_where_all_of_it_stands_and_nothing_known_explains_it(answer, question, reason):
-    code = 'input = {"numbers": [5, 1, 3, 0]}\nadd = [2, 4, 6]\nnote = "7, 8, 9"\noutput = sorted(input["numbers"])[-3:]'
+    code = 'input = {"numbers": [5, 1, 3, 0]}\nadd, more = [2, 4, 6], [(-2, 4), (6, 8), len(input)]\nmost = [(-2, 4), (6, 8)]\nnote = "7, 8, 9"\noutput = sorted(input["numbers"])[-3:]'
     assert reasons([problem(question, {"numbers": [5, 1, 3, 0]}, answer, code)]) == [reason]
 
 
