@@ -27,6 +27,7 @@ from caco_ray.preflight import check_run
 from caco_ray.progress import StageBar
 from caco_ray.repair import repair, settle
 from caco_ray.report import print_table, write_card, write_report
+from caco_ray.report.numbers import percent
 from caco_ray.rounds import bounded, label, prefix
 from caco_ray.run import FOLDERS, Run
 from caco_ray.schema import CODE_COT, EVALUATED, JUDGED, PROBLEM, PROGRAM, SEED, SELECTED, SHIPPED, SOLUTION, to_table
@@ -250,10 +251,10 @@ def evaluate(run: Run) -> str:
             served = served.model_copy(update={"path": paths[name]})
         operators = (model(run, "solve", served, config.evaluate.sampling, rows_per_shard(source)), actor("grade", agreement.Grade))
         run.run_stage("evaluate", source, EVALUATED, operators, folder / name)
-        results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False)).to_dict()
-    folder.write("summary.json", json.dumps(results, indent=1).encode())
+        results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False))
+    folder.write("summary.json", json.dumps({name: result.to_dict() for name, result in results.items()}, indent=1).encode())
     run.close("evaluate", started)
-    return "pass@1 " + ", ".join(f"{name} {result['overall']['pass_at_1']:.1%}" for name, result in results.items())
+    return "pass@1 " + ", ".join(f"{name} {percent(result.overall.pass_at_1)}" for name, result in results.items())
 
 
 def report(run: Run) -> None:

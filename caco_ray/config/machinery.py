@@ -54,7 +54,7 @@ class SandboxConfig(Strict):
 
     require: Literal["L0", "L1", "L2", "L3"] = "L2"
     allow_unsafe: bool = False
-    cpu_s: float = Field(5, ge=RANGES["cpu_s"][0], le=RANGES["cpu_s"][1])
+    cpu_s: float = Field(5, ge=RANGES["cpu_s"][0], le=RANGES["cpu_s"][1])  # a program that is kept needed at most 80 % of it
     wall_s: float | None = Field(None, ge=RANGES["wall_s"][0], le=RANGES["wall_s"][1])  # null = 3x cpu_s
     memory_mb: int = Field(512, ge=RANGES["memory_mb"][0], le=RANGES["memory_mb"][1])
     output_kb: int = Field(64, ge=RANGES["output_kb"][0], le=RANGES["output_kb"][1])

@@ -12,7 +12,7 @@ from caco_ray.sweep.results import Result
 # Key figure, its title, and the filter that prints it.
 _COMPARED = (
     ("shipped", "rows shipped", "count"),
-    ("shipped_share", "rows shipped per program sampled", "percent"),
+    ("shipped_share", "rows shipped per program sampled", "number"),
     ("seconds", "time in stages", "duration"),
     ("tokens", "tokens generated", "short"),
 )

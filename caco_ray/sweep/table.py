@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from caco_ray.progress import format_seconds
-from caco_ray.report.numbers import percent, short
+from caco_ray.report.numbers import number, percent, short
 from caco_ray.sweep.follow import Sweep
 from caco_ray.sweep.points import shown
 from caco_ray.sweep.results import Reader, Result
@@ -62,7 +62,7 @@ def sweep_table(results: Sequence[Result]) -> Table:
     keys = list(dict.fromkeys(key for result in results for key in result.point.swept))
     for name in (*keys, "state", "last stage"):
         table.add_column(name, overflow="fold")
-    for name in ("programs", "kept", "shipped", "of programs", "pass@1", "in stages"):
+    for name in ("programs", "kept", "shipped", "per program", "pass@1", "in stages"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         swept = [Text(shown(result.point.swept.get(key, ""))) for key in keys]
@@ -75,7 +75,11 @@ def _figures(result: Result) -> list[str]:
     counts = [_count(figures[name]) for name in ("programs_sampled", "programs_kept", "shipped")]
     score = figures["pass_at_1_student"] if figures["pass_at_1_student"] is not None else figures["pass_at_1_base"]
     seconds = figures["seconds"]
-    return [*counts, percent(figures["shipped_share"]), percent(score), format_seconds(seconds) if seconds else "–"]
+    return [*counts, _ratio(figures["shipped_share"]), percent(score), format_seconds(seconds) if seconds else "–"]
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
 def _count(value: int | None) -> str:

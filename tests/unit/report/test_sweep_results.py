@@ -95,7 +95,7 @@ def test_a_log_has_the_table_without_control_characters(results: list[Result]) -
     text = printed(lambda console: print_table(console, results), terminal=False)
     assert "\x1b" not in text
     lines = text.splitlines()
-    assert "SUCCEEDED" in lines[1] and "30.0%" in lines[1] and "40.0%" in lines[1] and "evaluate student" in lines[1]
+    assert "SUCCEEDED" in lines[1] and " 0.3 " in lines[1] and "40.0%" in lines[1] and "evaluate student" in lines[1]
     assert "FAILED" in lines[2] and "RUNNING" in lines[3] and "NOT SUBMITTED" in lines[4]
 
 
