@@ -100,7 +100,7 @@ def _check_names(key: str, model: VllmModel, sampling_key: str, sampling: Sampli
             check_known("quantization=", [model.quantization], known, "method")
     if sampling.extra and (known := vllm_names.sampling_fields()):
         with _under(sampling_key.removesuffix("sampling")):
-            check_extra(sampling.extra, known)
+            check_extra(sampling.extra, known, model.gpus)
 
 
 def _is_far(model: ModelConfig) -> bool:

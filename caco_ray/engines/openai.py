@@ -229,6 +229,8 @@ def _completion(reply: Any) -> Completion:
         raise ValueError(f"the endpoint's reply is not a completion: {str(reply)[:100]!r}")
     stop, finish = getattr(choice, "stop_reason", None), getattr(choice, "finish_reason", None)  # vLLM's: a stop string or a token's id
     f"{text}{stop}".encode()  # a lone surrogate can be kept in no file: UnicodeEncodeError, which is a ValueError
+    if finish == "repetition":  # vLLM's `repetition_detection`
+        return Completion(text, "length", asked, written, stop_reason=finish)
     if finish in ("stop", "length"):
         return Completion(text, finish, asked, written, stop_reason=None if stop is None else str(stop))
     return Completion("", "error", asked, written, f"the endpoint ended the request: {str(finish)[:100]!r}")

@@ -71,6 +71,12 @@ def test_repeats_what_failed_for_the_moment(endpoint: Any, trouble: tuple) -> No
     assert len(endpoint.requests) == 3
 
 
+def test_a_reply_that_vllm_found_to_go_round_in_circles_was_cut_off(endpoint: Any) -> None:
+    endpoint.script.append((200, {}, '{"choices": [{"finish_reason": "repetition", "text": "ha ha"}]}'))
+    (completion,) = ask(endpoint.url, [PROMPT])
+    assert (completion.finish_reason, completion.stop_reason, completion.text) == ("length", "repetition", "ha ha")
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
