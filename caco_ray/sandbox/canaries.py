@@ -64,6 +64,7 @@ CANARIES = (
     Canary("ptrace the zygote", _SYSCALL + "return 'blocked' if libc.ptrace(16, os.getppid(), 0, 0) < 0 else 'escaped'"),
     Canary("user namespace", _SYSCALL + "return 'blocked' if libc.unshare(0x10000000) < 0 else 'escaped'"),
     Canary("memory", "block = bytearray(1 << 30)", "MemoryError"),
+    Canary("shared memory", "import mmap\nmmap.mmap(-1, 4096)"),
     Canary("inherited descriptors", "import os\nfor fd in range(4, {descriptors}):\n    try: os.fstat(fd)\n    except OSError as e:\n"
            "        if e.errno != 9 and e.errno != 1: return 'escaped'\n    else: return 'escaped'\nreturn 'blocked'"),
     Canary("forge the report on the next program", "import os, struct\nfor fd in range(3, {descriptors}):\n"

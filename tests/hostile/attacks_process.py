@@ -33,6 +33,20 @@ ATTACKS = [
     Attack("12_alloc_one_huge", "x = bytes(10**11)", ("oom",)),
     Attack("13_numpy_huge", "import numpy\nx = numpy.zeros(10**10)\nx[:] = 1", ("error", "oom")),
     attempt("14_mmap_anonymous", "import mmap\nx = [mmap.mmap(-1, 1 << 26) for _ in range(64)]"),
+    attempt("14_mmap_shared_by_python", "import mmap\nmmap.mmap(-1, 4096)"),
+    Attack("14_mmap_shared_kept_by_a_page", """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+held = 0
+for flags in (0x21, 0x23) * 8:  # 512 MB in all
+    start = libc.mmap(None, ctypes.c_size_t(1 << 25), 3, flags, -1, ctypes.c_long(0))
+    if start not in (None, 2**64 - 1):
+        ctypes.memset(start, 1, 1 << 25)
+        libc.munmap(ctypes.c_void_p(start + 4096), ctypes.c_size_t((1 << 25) - 4096))
+        held += 1 << 25
+output = 'ESCAPED' if held else 'blocked'
+"""),
     Attack("15_huge_int", "x = 10 ** 10 ** 8", ("timeout_cpu", "oom"), slow=True),
     Attack("16_huge_int_text", "output = str(7 ** 10 ** 6)", ("error",)),
     Attack("16_huge_int_output", "output = 1 << (1 << 24)", ("output_too_large",)),

@@ -1,10 +1,12 @@
 """The C library and the process attributes that Python does not reach."""
 
+import contextlib
 import ctypes
 import os
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 libc: Any = ctypes.CDLL(None, use_errno=True)
@@ -48,6 +50,12 @@ def no_new_privileges() -> None:
 def hide_from_others() -> None:
     """Not dumpable: /proc/PID of this process and of its children belongs to root, ptrace by the same user fails."""
     check(libc.prctl(_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")
+
+
+def first_to_go() -> None:
+    """Where memory runs out, the kernel ends this process or a child of it before any other. No effect where /proc is missing."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def adopt_orphans() -> None:

@@ -18,6 +18,7 @@ _LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR, _ARCH = 0, 4
 _X32 = 0x40000000
 _THREAD, _NAMESPACES = 0x00010000, 0x7E020080  # CLONE_THREAD; every CLONE_NEW*
+_SHARED, _ANONYMOUS = 0x01, 0x20  # MAP_SHARED, also set in MAP_SHARED_VALIDATE; MAP_ANONYMOUS
 _WRITING = 0o3 | 0o100 | 0o1000 | 0o2000 | 0o20000000 | 0o10000000  # access mode, CREAT, TRUNC, APPEND, TMPFILE, PATH
 
 
@@ -54,6 +55,11 @@ def _prlimit(deny: int) -> list[Instruction]:
     return [_low(0), (_JEQ, 0, 4, 0), _low(2), (_JEQ, 0, 2, 0), _high(2), (_JEQ, 1, 0, 0), *_ret(deny), *_ret(ALLOW)]
 
 
+def _private(deny: int) -> list[Instruction]:
+    """No shared anonymous memory: unmapping all but a page of it frees nothing, so that RLIMIT_AS would not bound what a program holds."""
+    return [_low(3), (_JSET, 0, 2, _SHARED), (_JSET, 0, 1, _ANONYMOUS), *_ret(deny), *_ret(ALLOW)]
+
+
 def rules(machine: str, files: bool, deny: int) -> dict[int, list[Instruction]]:
     """Call number -> the instructions that decide it."""
     table = TABLES[machine]
@@ -70,6 +76,7 @@ def rules(machine: str, files: bool, deny: int) -> dict[int, list[Instruction]]:
         "fcntl": _one_of(1, [0, 1, 2, 3, 1030], deny),
         "prctl": _one_of(0, [15, 16, 0x53564D41], deny),  # thread names, names of mappings
         "prlimit64": _prlimit(deny),
+        "mmap": _private(deny),
         "clone": _clone(deny),
         "clone3": _ret(ERRNO | ENOSYS),  # its flags lie in memory that a filter cannot read; libc falls back to clone
         "openat2": _ret(refuse(ENOSYS)),

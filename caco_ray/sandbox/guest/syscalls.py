@@ -2,7 +2,8 @@
 libraries probe for calls and fall back (see the failures that killing caused in https://github.com/langgenius/dify-sandbox/issues/274).
 
 What stays out, and why: fork/exec (no second process), kill and its kin (no signal to anybody), sockets, every call that changes a file,
-its name or its rights, shared memory and message queues (they outlive the process), ptrace/process_vm/pidfd (other processes), new rlimits,
+its name or its rights, shared memory (it outlives the process, or is held whole by a page of it that RLIMIT_AS counts: memfd, shmget, mmap of
+shared anonymous memory) and message queues, ptrace/process_vm/pidfd (other processes), new rlimits,
 scheduling, namespaces, mounts, keys, bpf, perf, io_uring, userfaultfd, memfd (kernel surface with no use here).
 """
 
@@ -12,7 +13,7 @@ EPERM, EACCES, ENOTTY, ENOSYS = 1, 13, 25, 38
 
 # Allowed whatever the arguments. A call that an architecture lacks is simply absent from its table.
 _PLAIN = """
-read write readv writev pread64 close close_range lseek fstat mmap mprotect munmap mremap brk madvise dup dup2 dup3 pipe pipe2
+read write readv writev pread64 close close_range lseek fstat mprotect munmap mremap brk madvise dup dup2 dup3 pipe pipe2
 poll ppoll select pselect6 nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times getitimer setitimer alarm
 pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack restart_syscall getpid
 getppid gettid getuid geteuid getgid getegid getresuid getresgid getpgrp getpgid getsid getpriority sched_yield sched_getaffinity

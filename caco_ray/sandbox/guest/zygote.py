@@ -158,6 +158,7 @@ def _serve(control: socket.socket, outfit: Outfit, level: str, owner: int) -> No
 def _prepare(config: dict[str, Any]) -> Outfit:
     level = config["level"]
     sys.path += config["site"]
+    libc.first_to_go()
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

@@ -6,6 +6,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,16 @@ def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
                 Sandbox()
         assert len(os.listdir("/proc/self/fd")) < opened + 10, "each refusal leaves a descriptor"
         assert box.run("output = 2").output == 2
+
+
+def test_programs_are_the_first_to_go_where_memory_runs_out() -> None:
+    own = "output = int(open('/proc/self/oom_score_adj').read())"
+    with Sandbox("L0", allow_unsafe=True, at_most="L0") as unsafe:
+        assert unsafe.run(own).output == 1000
+    with Sandbox("L2", at_most="L2") as box:
+        assert box.run("output = 1").output == 1
+        assert Path(f"/proc/{box._workers[0].zygote('light', 0).pid}/oom_score_adj").read_text() == "1000\n"
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
 
 
 def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def test_every_number_is_decided_as_listed(machine: str, files: bool) -> None:
     program = assemble(machine, files=files)
     table = TABLES[machine]
     plain = {table[name] for name in PLAIN + (PATHS if files else ()) if name in table}
-    checked = {table[n] for n in ("clone", "clone3", "openat2", "ioctl", "fcntl", "prctl", "prlimit64", "open", "openat") if n in table}
+    checked = {table[n] for n in ("mmap", "clone", "clone3", "openat2", "ioctl", "fcntl", "prctl", "prlimit64", "open", "openat") if n in table}
     for number in [*range(1024), 0x7FFFFFFF, 0xFFFFFFFF]:
         action = simulate(program, number, AUDIT_ARCH[machine])
         if number in plain:
@@ -54,6 +54,16 @@ def test_clone_makes_threads_only(machine: str) -> None:
     for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80):
         assert act(machine, "clone", glibc_thread | namespace) == EPERM
     assert act(machine, "clone3", 0) == ENOSYS
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_anonymous_memory_is_private(machine: str) -> None:
+    shared, private, validated, fixed, anonymous = 0x01, 0x02, 0x03, 0x10, 0x20
+    for flags in (shared | anonymous, validated | anonymous, shared | anonymous | fixed, shared | anonymous | 0x40000):
+        assert act(machine, "mmap", 0, 4096, 3, flags, 2**64 - 1, 0) == EPERM
+        assert act(machine, "mmap", 0, 4096, 3, flags, 2**64 - 1, 0, trap=True) == TRAP
+    for flags in (private | anonymous, private | anonymous | fixed, shared, validated, private, private | 0x800):
+        assert act(machine, "mmap", 0, 4096, 3, flags, 2**64 - 1, 0) == ALLOW
 
 
 @pytest.mark.parametrize("machine", MACHINES)
