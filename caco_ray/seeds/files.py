@@ -1,7 +1,9 @@
 """The user's own problems: a JSON Lines or Parquet file, on local disk or any fsspec URL, with field names given by `seeds.fields`."""
 
 import json
+import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import fsspec
@@ -70,7 +72,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parse_line(line: str, path: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SeedError(f"{path}, line {number}: not JSON ({error})") from None
     if not isinstance(record, dict):
         raise SeedError(f"{path}, line {number}: a JSON object is expected, not {type(record).__name__}")
@@ -92,26 +94,54 @@ def _parquet_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _to_row(record: dict[str, Any], fields: SeedFields, path: str, place: str) -> Row:
-    given = {column: _value(record, name, column, path, place) for column, name in fields.model_dump().items() if name is not None}
-    identity = given.pop("id", None)
-    difficulty = given.get("difficulty")
+    names = {column: name for column, name in fields.model_dump().items() if name is not None}
+    given = {column: _value(record, name, column, path, place) for column, name in names.items()}
+    difficulty = given.pop("difficulty", None)
     if difficulty is not None and not (isinstance(difficulty, int) and abs(difficulty) < 2**31):
         raise SeedError(f"{path}, {place}: field {fields.difficulty!r} must be an integer of 32 bits, not {difficulty!r}")
-    texts = {key: _text(value) for key, value in given.items() if key != "difficulty"}
+    texts = {column: _text(value, column, _field(names[column], column, path, place)) for column, value in given.items()}
+    identity = texts.pop("id", None)
     row: Row = {"domain": None, "cot": None, "code": None, **texts, "difficulty": difficulty}
-    return {**row, "split": "train", "source": path, "source_id": place if identity is None else str(identity)}
+    return {**row, "split": "train", "source": path, "source_id": place if identity is None else identity}
 
 
-def _text(value: Any) -> str | None:
-    """Text that is blank says as little as no text."""
-    return None if value is None or not str(value).strip() else str(value)
+def _text(value: Any, column: str, field: str) -> str | None:
+    """None for what is blank, which says as little as no text. A list of one is its item; the items of a longer answer are parted by
+    commas, as in `3, 5`.
+
+    Raises:
+        SeedError: `field`, in words, is neither text nor a number nor a list of these, or no text of Unicode, or must not be blank.
+    """
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if len(items) > 1 and column != "answer":
+        raise SeedError(f"{field} is a list of {len(items)}; one text is expected")
+    text = ", ".join(_scalar(item, field) for item in items)
+    if text.strip():
+        return text
+    if column in ("question", "answer"):
+        raise SeedError(f"{field} is empty")
+    return None
+
+
+def _scalar(value: Any, field: str) -> str:
+    if not isinstance(value, str | int | float | Decimal):
+        raise SeedError(f"{field} must be text or a number, not {type(value).__name__}")
+    if not isinstance(value, str | int) and not math.isfinite(value):
+        raise SeedError(f"{field} is {value}, which is no number")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SeedError(f"{field} is no text of Unicode: half of a surrogate pair, {text[error.start]!r}, stands alone") from None
+    return text
+
+
+def _field(name: str, column: str, path: str, place: str) -> str:
+    return f"{path}, {place}: field {name!r} (seeds.fields.{column})"
 
 
 def _value(record: dict[str, Any], name: str, column: str, path: str, place: str) -> Any:
     if name not in record:
-        known = ", ".join(sorted(record)) or "none"
+        known = ", ".join(sorted(record)).encode("utf-8", "backslashreplace").decode() or "none"
         raise SeedError(f"{path}, {place}: no field {name!r} (seeds.fields.{column}); its fields are: {known}")
-    value = record[name]
-    if column in ("question", "answer") and (value is None or str(value).strip() == ""):
-        raise SeedError(f"{path}, {place}: field {name!r} (seeds.fields.{column}) is empty")
-    return value
+    return record[name]

@@ -68,6 +68,18 @@ def test_rows_get_ids_and_the_held_out_problems_come_along(tmp_path) -> None:
         (['{"problem": "q", "gold": null, "key": 1}'], "field 'gold'.*is empty"),
         (['{"problem": "q", "gold": 1, "key": 7}', '{"problem": "r", "gold": 1, "key": 7}'], "line 2: the id '7' was used at line 1"),
         (["[1, 2]"], "line 1: a JSON object is expected"),
+        (["[" * 100_000], "line 1: not JSON"),
+        (['{"problem": "q", "gold": 1, "key": 1}', '{"problem": "q", "gold": {"x": 1}, "key": 2}'], "line 2: field 'gold' .*not dict"),
+        (['{"problem": "q", "gold": [[1, 2]], "key": 1}'], "line 1: field 'gold' .*not list"),
+        (['{"problem": "q", "gold": [1, null], "key": 1}'], "line 1: field 'gold' .*not NoneType"),
+        (['{"problem": "q", "gold": [], "key": 1}'], "line 1: field 'gold' .*is empty"),
+        (['{"problem": "q", "gold": NaN, "key": 1}'], "line 1: field 'gold' .*is nan"),
+        (['{"problem": "q", "gold": [1, -Infinity], "key": 1}'], "line 1: field 'gold' .*is -inf"),
+        (['{"problem": ["q", "r"], "gold": 1, "key": 1}'], "line 1: field 'problem' .*is a list of 2"),
+        (['{"problem": "q\\ud800", "gold": 1, "key": 1}'], "line 1: field 'problem' .*surrogate"),
+        (['{"problem": "q", "gold": ["\\udfff"], "key": 1}'], "line 1: field 'gold' .*surrogate"),
+        (['{"problem": "q", "gold": 1, "key": "\\ud800"}'], "line 1: field 'key' .*surrogate"),
+        (['{"\\ud800": "q"}'], r"line 1: no field 'problem'.*: \\ud800$"),
         ([""], "holds no problems"),
     ],
 )
@@ -75,6 +87,22 @@ def test_a_bad_line_is_named(tmp_path, lines: list[str], message: str) -> None:
     write_lines(tmp_path / "s.jsonl", *lines)
     with pytest.raises(SeedError, match=message):
         list(load_seeds(config(tmp_path / "s.jsonl")))
+
+
+def test_answers_that_are_lists_are_their_items(tmp_path) -> None:
+    answers = [["2"], ["3", "5"], [0.5, 7], True, "x"]
+    rows = [{"problem": ["What?"], "gold": gold, "key": str(number)} for number, gold in enumerate(answers)]
+    write_lines(tmp_path / "s.jsonl", *map(json.dumps, rows))
+    pq.write_table(pa.Table.from_pylist(rows[:2]), tmp_path / "s.parquet")
+    found = list(file_seeds(config(tmp_path / "s.jsonl")))
+    assert [row["answer"] for row in found] == ["2", "3, 5", "0.5, 7", "True", "x"]
+    assert {row["question"] for row in found} == {"What?"}
+    assert [row["answer"] for row in file_seeds(config(tmp_path / "s.parquet"))] == ["2", "3, 5"]
+
+
+def test_a_pair_of_surrogates_is_one_character(tmp_path) -> None:
+    write_lines(tmp_path / "s.jsonl", '{"problem": "\\ud83d\\ude00?", "gold": 1, "key": 1}')
+    assert [row["question"] for row in file_seeds(config(tmp_path / "s.jsonl"))] == ["\U0001f600?"]
 
 
 def test_a_file_that_is_not_there_or_not_one_of_ours(tmp_path) -> None:
