@@ -9,7 +9,8 @@ carries None, bool, int, finite float, str, list, and dict with plain string key
     $tuple [..] | $set [..] | $frozenset [..] | $dict [[k, v], ..] | $range [a, b, c] | $deque, $Counter, $defaultdict, $OrderedDict
     $datetime [kind, text] | $np [dtype, value] | $ndarray [dtype, shape, flat] | $sympy [class, value or text]
 
-Sets are written in the order of their encodings, so equal values have equal encodings whatever the hash seed; dicts keep their order.
+Sets are written in the order of their encodings, so equal values have equal encodings whatever the hash seed; dicts keep their order. The
+elements of a range count against the budget like those of a list: to whoever reads it, it is one.
 """
 
 import json
@@ -34,6 +35,7 @@ _MAX_DIMENSIONS = 64  # of an array, as in numpy
 _MAX_INT_BITS = 14284  # below 10**4300, the longest int that Python turns into text: a longer one could not even be printed
 _SAFE_INT = 1 << 63
 _MAX_EMPTY = 1024  # rows of an array without elements
+MAX_ELEMENTS = 16 << 20  # of all ranges in an encoding; the largest limit on an output, in bytes
 # By `id(type)`: looking up a class itself would call `__hash__` and `__eq__` of its metaclass.
 _LISTS = {id(tuple): "$tuple", id(deque): "$deque"}
 _SETS = {id(set): "$set", id(frozenset): "$frozenset"}
@@ -66,8 +68,14 @@ class Symbolic:
 
 
 def type_name(value: object) -> str:
-    """The name of the class, read past any metaclass."""
-    return str(_NAME.__get__(type(value)))[:100]
+    """The name of the class in ASCII, read past any metaclass."""
+    return str(_NAME.__get__(type(value))).encode("ascii", "backslashreplace").decode()[:100]
+
+
+def _elements(value: range) -> int:
+    """Like `len`, which knows no number over 64 bits."""
+    start, stop, step = value.start, value.stop, value.step
+    return max(0, (stop - start + step - 1) // step if step > 0 else (start - stop - step - 1) // -step)
 
 
 def _is_of(library: str, kind: type) -> bool:
@@ -153,6 +161,9 @@ class _Encoder:
 
     def rare(self, kind: type, value: Any, depth: int) -> str:
         if kind is range:
+            self.left -= _elements(value)  # as if it were written out: whoever reads it may do that
+            if self.left < 0:
+                raise TooLargeError("larger than allowed")
             return self.tag("$range", self.sequence((value.start, value.stop, value.step), depth))
         if id(kind) in _LISTS:
             return self.tag(_LISTS[id(kind)], self.sequence(value, depth))
@@ -241,9 +252,12 @@ def _pairs(payload: Any) -> dict[Any, Any]:
 
 
 def _int(payload: Any) -> int:
-    if len(_expect(payload, str)) > _MAX_INT_BITS // 4 + 1:
+    if len(_expect(payload, str)) > _MAX_INT_BITS // 4 + 2:  # a sign; rounding
         raise InvalidEncodingError("int too long")
-    return int(payload, 16)
+    value = int(payload, 16)
+    if value.bit_length() > _MAX_INT_BITS:
+        raise InvalidEncodingError("int too long")
+    return value
 
 
 def _datetime(payload: Any) -> Any:
@@ -257,6 +271,8 @@ def _datetime(payload: Any) -> Any:
 
 def _ndarray(payload: Any) -> Any:
     _, shape, flat = payload
+    for item in flat:
+        _expect(item, bool, int, float, complex, str)
     if len(shape) > _MAX_DIMENSIONS:
         raise InvalidEncodingError("too many dimensions")
     rows = math.prod(_expect(size, int) or 1 for size in shape)
@@ -319,15 +335,29 @@ def _check_outline(text: str) -> None:
             raise InvalidEncodingError("nested too deep")
 
 
-def decode(text: str) -> Any:
+def decode(text: str, max_elements: int = MAX_ELEMENTS) -> Any:
     """The plain Python value of an encoding; numpy values become Python numbers and nested lists, sympy numbers int or Fraction, other
     sympy values `Symbolic`.
+
+    Args:
+        max_elements: of all ranges in it together.
 
     Raises:
         InvalidEncodingError: the text is not an encoding.
     """
     _check_outline(text)
+    left = max_elements
+
+    def tagged(pairs: list[tuple[str, Any]]) -> Any:
+        nonlocal left
+        value = _tagged(pairs)
+        if type(value) is range:
+            left -= _elements(value)
+            if left < 0:
+                raise InvalidEncodingError("ranges with too many elements")
+        return value
+
     try:
-        return json.loads(text, object_pairs_hook=_tagged, parse_constant=_constant, parse_float=_finite)
+        return json.loads(text, object_pairs_hook=tagged, parse_constant=_constant, parse_float=_finite)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise InvalidEncodingError(f"{type(error).__name__}: {error}"[:200]) from error

@@ -40,7 +40,7 @@ def read_frame(data: bytes, output_bytes: int, stdout_bytes: int) -> dict[str, A
     for name in ("input", "output"):
         plain = reply[name]["state"] == "plain"
         try:
-            reply[f"{name}_value"] = decode(reply[name]["value"]) if plain else None
+            reply[f"{name}_value"] = decode(reply[name]["value"], output_bytes) if plain else None
         except InvalidEncodingError as error:
             raise ProtocolViolationError(f"{name} is not an encoding: {error}") from error
     return reply  # type: ignore[no-any-return]

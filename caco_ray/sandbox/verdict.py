@@ -52,14 +52,15 @@ def _by_reply(ending: Ending, limits: Limits, base: ExecutionResult) -> Executio
         return silent if code else replace(silent, status="no_output", error="left before its end with exit code 0")
     try:
         reply = read_frame(ending.data, limits.output_kb * 1024, limits.stdout_kb * 1024)
-    except ProtocolViolationError as error:
+        plain = {name: reply[name]["value"] if reply[name]["state"] == "plain" else None for name in ("input", "output")}
+        text = None if plain["output"] is None else text_of(reply["output_value"])
+    except (ProtocolViolationError, ValueError, OverflowError, RecursionError) as error:  # of `text_of` too: its value is the forger's
         return replace(base, status="protocol_violation", error=clean(str(error)))
-    plain = {name: reply[name]["value"] if reply[name]["state"] == "plain" else None for name in ("input", "output")}
     return replace(
         base, status=reply["status"], error=None if reply["error"] is None else clean(reply["error"]),
         input=reply["input_value"], output=reply["output_value"],
         input_json=plain["input"], output_json=plain["output"], input_state=reply["input"]["state"],
         output_state=reply["output"]["state"], input_mutated=reply["mutated"],
-        output_text=None if plain["output"] is None else text_of(reply["output_value"]),
+        output_text=text,
         stdout=writable(reply["stdout"]),
     )  # fmt: skip

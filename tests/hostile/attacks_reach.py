@@ -7,6 +7,9 @@ from hostile.attack import Attack, attempt, syscalls
 _FORGED = "import os, struct\nbody = b'{body}'\nos.write(3, struct.pack('>4sI', b'CACO', {size}) + body)\nos._exit(0)"
 _HONEST = '{"status": "ok", "error": null, "mutated": false, "input": {"state": "absent", "value": null}, "output": {"state": "plain", "value": "41"}, "stdout": ""}'
 
+_ARRAYS = "1"
+for _ in range(60):  # each of 64 dimensions: together deeper than any walk
+    _ARRAYS = '{"$ndarray":["x",[' + ",".join("1" * 64) + "],[" + _ARRAYS + "]]}"
 
 def _forge(
     name: str,
@@ -37,6 +40,10 @@ ATTACKS = [
     _forge("21_forge_unhashable_status", _HONEST.replace('"ok"', "[]"), ("protocol_violation",)),
     _forge("21_forge_unhashable_state", _HONEST.replace('"plain"', "{}"), ("protocol_violation",)),
     _forge("21_forge_long_fraction", _HONEST.replace('"41"', json.dumps('{"$fraction":[{"$int":"' + "f" * 9000 + '"},7]}')), ("protocol_violation",)),
+    _forge("21_forge_long_int", _HONEST.replace('"41"', json.dumps('{"$int":"' + "f" * 3572 + '"}')), ("protocol_violation",)),
+    _forge("21_forge_huge_range", _HONEST.replace('"41"', json.dumps('{"$range":[0,' + "9" * 30 + ',1]}')), ("protocol_violation",)),
+    _forge("21_forge_many_ranges", _HONEST.replace('"41"', json.dumps("[" + ",".join(['{"$range":[0,9999,1]}'] * 1000) + "]")), ("protocol_violation",)),
+    _forge("21_forge_array_of_arrays", _HONEST.replace('"41"', json.dumps(_ARRAYS)), ("protocol_violation",)),
     _forge("21_forge_nested_array", _HONEST.replace('"41"', json.dumps('{"$ndarray":["x",[1000000000,0],[]]}')), ("protocol_violation",)),
     _forge("21_forge_unterminated_strings", _HONEST.replace('"41"', json.dumps('"' + '\\"' * 30000)), ("protocol_violation",)),
     _forge("21_forge_float_out_of_range", _HONEST.replace('"41"', '"1e999"'), ("protocol_violation",)),

@@ -173,7 +173,7 @@ def test_budget_is_kept(value: Any, budget: int) -> None:
      '{"$int":"1","a":2}', '{"a":1,"a":2}', '{"$np":["int64",{"$set":[]}]}', '{"$fraction":[1,0]}', '{"$fraction":["1","2"]}', '{"$float":"1"}',
      '{"$datetime":["eval","1"]}', '{"$ndarray":["x",[],[]]}', '{"$ndarray":["x",[1000000000,0],[]]}', '{"$ndarray":["x",[-1,-1],[1]]}', '{"$ndarray":["x",[2],[1]]}', '{"$sympy":[1,"x"]}', '{"$range":[1.5,2,3]}', '{"$complex":["1","2"]}', "[" * 5000, "[" * 300 + "]" * 300, '{"$tuple":[' * 200 + "]}" * 200,
      "1e999", "[1, 2]", " 1", '{"a": 1}', '{"$np":["int64",1,2,3]}', '{"$np":[1,1]}', '{"$ndarray":["x",[' + "1," * 64 + '1],[1]]}', '"' + '\\"' * 4_000_000,
-     '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$int":"' + "f" * 9000 + '"}', '{"$decimal":5}'],
+     '{"$bytes":"zz"}', '{"$str":"00ff"}', '{"$tuple":5}', '{"$dict":[[1]]}', "9" * 5000, '{"$int":"' + "f" * 3572 + '"}', '{"$ndarray":["x",[1],[[1]]]}', '{"$ndarray":["x",[1],[{"$ndarray":["x",[1],[1]]}]]}', '{"$ndarray":["x",[1],[{"a":1}]]}', '{"$int":"' + "f" * 9000 + '"}', '{"$decimal":5}'],
 )  # fmt: skip
 def test_what_encode_cannot_have_written_is_refused(text: str) -> None:
     with pytest.raises(InvalidEncodingError):
@@ -204,6 +204,39 @@ def test_numbers_too_long_for_text() -> None:
     for value in (10**4300, -(10**4300), Fraction(1, 10**5000)):
         with pytest.raises(TooLargeError):
             encode(value, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(range(10**30), 10**30), (range(7, -(10**10), -3), len(range(7, -(10**10), -3))), (range(0), 0), (range(5, 2), 0), (range(0, 7, 3), 3), (range(7, 0, -7), 1), (range(0, 10**30, 10**29), 10)],
+)  # fmt: skip
+def test_ranges_count_as_their_elements(value: range, count: int) -> None:
+    text = encode(value, count + 100)
+    assert decode(text, count) == value
+    if count:
+        with pytest.raises(InvalidEncodingError):
+            decode(text, count - 1)
+    if count > 100:
+        with pytest.raises(TooLargeError):
+            encode(value, count)
+
+
+def test_ranges_add_up() -> None:
+    text = encode([range(100)] * 10, 2000)
+    assert decode(text, 1000) == [range(100)] * 10
+    with pytest.raises(InvalidEncodingError):
+        decode(text, 999)
+    with pytest.raises(TooLargeError):
+        encode([range(100)] * 10, 1000)
+    with pytest.raises(InvalidEncodingError):
+        decode('{"$range":[0,10000000000,1]}')
+
+
+def test_names_are_ascii() -> None:
+    kind = type("Gr\xf6\xdfe", (), {})
+    with pytest.raises(NotPlainError) as caught:
+        encode(kind(), 1000)
+    assert str(caught.value) == "Gr\\xf6\\xdfe"
 
 
 def test_deepest_honest_value_passes() -> None:

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caco_ray.sandbox.guest.frame import HEADER, MAGIC
+from caco_ray.sandbox.limits import Limits
 from caco_ray.sandbox.reply import ProtocolViolationError, frame_limit, read_frame
 from caco_ray.sandbox.result import text_of
+from caco_ray.sandbox.verdict import judge
+from caco_ray.sandbox.zygote import Ending
 
 PLAIN = {"state": "plain", "value": "[1,2]"}
 HONEST: dict[str, Any] = {"status": "ok", "error": None, "mutated": False, "input": PLAIN, "output": PLAIN, "stdout": "x"}
@@ -77,6 +80,18 @@ def test_sizes_are_bounded() -> None:
     longest = HONEST | {"stdout": "\U0001f600" * 1024, "output": {"state": "plain", "value": json.dumps('"' * 500)}}
     assert len(framed(longest)) < frame_limit(1024, 1024)
     read(framed(longest))
+
+
+@pytest.mark.parametrize("error", [ValueError("4300 digits"), RecursionError("too deep"), OverflowError("too large")])
+def test_a_value_that_cannot_be_written_is_a_violation(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last defence: no such value is known."""
+
+    def text_of(_: object) -> str:
+        raise error
+
+    monkeypatch.setattr("caco_ray.sandbox.verdict.text_of", text_of)
+    result = judge(Ending(framed(HONEST), False, False, False, 0, 0.1, 0.1, 1000), Limits(), "L2")
+    assert (result.status, result.error) == ("protocol_violation", str(error))
 
 
 def test_text_that_cannot_be_written_is_replaced_later_not_here() -> None:
