@@ -5,17 +5,24 @@ import re
 from caco_ray.schema import Row, reject
 from caco_ray.stages.reply import without_thinking
 
-_VERDICT = re.compile(r"^\W*verdict\W*?:\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE)
+# A yes begins a line or a sentence and ends its line; a no needs no such care.
+_YES = re.compile(
+    r"(?:^|[.!?;][ \t])\W*(?:\d+\W+)?(?:(?:final|overall)\W+)?verdict\W*?:\W*yes\b"
+    r"[\s*_.!]*(?:\([^()\n]*\)|\[[^\[\]\n]*\])?[\s*_.!]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO = re.compile(r"\bverdict\W*?:\W*no\b(?!\W*(?:or|yes)\b)", re.IGNORECASE)
 
 
 def parse(row: Row, text: str) -> None:
     """Keep the whole reply in `judgement`. Reasons: `judge_says_no`, `judge_unparsable`.
 
-    Only lines `Verdict: yes` or `Verdict: no` count; none, or two that differ, is no verdict.
+    `Verdict: yes` counts, with a number, "final" or marks of Markdown before it and a remark in brackets after it. Verdicts that differ are
+    no verdict.
     """
     row["judgement"] = without_thinking(text)
-    verdicts = {verdict.lower() for verdict in _VERDICT.findall(row["judgement"])}
-    if len(verdicts) != 1:
+    is_yes, is_no = (pattern.search(row["judgement"]) is not None for pattern in (_YES, _NO))
+    if is_yes == is_no:
         reject(row, "judge_unparsable")
-    elif verdicts == {"no"}:
+    elif is_no:
         reject(row, "judge_says_no")

@@ -11,7 +11,7 @@ from caco_ray.config import ReverseConfig
 from caco_ray.sandbox.codec import decode
 from caco_ray.schema import Row, live, reject, to_table
 from caco_ray.stages import program
-from caco_ray.stages.stated import as_texts, exact, leaves, missing_values, scalars, stated_numbers, states_list, states_text
+from caco_ray.stages.stated import as_texts, exact, leaves, missing_values, scalars, stands_in, states_list, states_text, written_numbers
 
 Check = Callable[[Row, ReverseConfig], str | None]
 
@@ -21,9 +21,12 @@ _ASKS = re.compile(
     r"estimate|report|tell|identify|decide|check|what|how many|how much|which|who|when|where)\b",
     re.IGNORECASE,
 )
+# Functions and words that mathematics writes in the same way (`sum(k^2)`, `range(f)`, a wavelength lambda) need more of code around them.
 _CODE = re.compile(
-    r"```|\bdef \w+\(|\b(?:print|len|range|sum|int|str|sorted)\(|\binput\s*[\[=]|\boutput\s*=|\*\*input|\[[\"']\w+[\"']\]|[-+*/]=|==|"
-    r"\blambda\b[^.?]*:|\bfor \w+ in range\b|^\s*(?:import \w+|from \w+ import .*)$|`(?:input|output|solve|None|True|False)\b|\bPython\b",
+    r"```|\bdef \w+\(|\b(?:print|len|str|sorted)\(|\bsum\([^?\n]*\bfor \w+ in\b|\bsum\(\s*\[|\bint\((?:[\"']|input\b)|\bin range\(|"
+    r"\binput\s*[\[=]|\boutput\s*=|\*\*input|\[[\"']\w+[\"']\]|[-+*/]=|==|"
+    r"[=(,]\s*lambda\s+\w+(?:\s*,\s*\w+)*\s*:|\blambda ([a-z_]\w*)(?:, ?\w+)*: ?[^.?\n]{0,20}?\b\1\b ?[-+*/%<>\[.(]|"
+    r"\bfor \w+ in range\b|^\s*(?:import \w+|from \w+ import .*)$|`(?:input|output|solve|None|True|False)\b|\bPython\b",
     re.MULTILINE,
 )
 _SPEAKS_OF_CODE = re.compile(
@@ -144,8 +147,8 @@ def _stands_in(answer: Any, question: str, known: list[Any]) -> bool:
         if number.denominator == 1 and number <= _COMMON:
             return False
         near = {number - 1, number, number + 1}  # a text says "0 to 23" for a program's 24
-        return number in stated_numbers(question) and near.isdisjoint(exact(value) for value in known)
+        return number in written_numbers(question) and near.isdisjoint(exact(value) for value in known)
     if isinstance(answer, str):
         explained = any(states_text(answer, value) for value in known if isinstance(value, str))
-        return len(answer) > 3 and answer.lower() not in _FEW_WORDS and not explained and states_text(answer, question)
+        return len(answer) > 3 and answer.lower() not in _FEW_WORDS and not explained and stands_in(answer, question)
     return False

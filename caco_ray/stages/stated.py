@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 _DIGITS = r"\d{1,300}"
@@ -37,6 +37,11 @@ _ORDINALS = (
     "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth",
 )  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_ONE = "|".join((*_UNITS, *_TENS, *_SCALES))
+_AND = r"(?:(?:(?<=hundred)|(?<=thousand)|(?<=million)|(?<=billion)|(?<=trillion)) and)?"
+_SCALE = re.compile(rf"[ ~-]*({'|'.join(_SCALES)})\b")
+_SPELLED = re.compile(rf"\b(?!(?<=\d[\s~-])(?:{'|'.join(_SCALES)}))(?:{_ONE})\b(?:{_AND}[\s-]+(?:{_ONE})\b)*")
+_PARTS = re.compile(rf"\b({'|'.join(_UNITS)})[\s-]+({'|'.join(_ORDINALS[3:])})s?\b")
 _WORDS: dict[str, tuple[Fraction, ...]] = {
     **{word: (Fraction(n),) for n, word in enumerate(_UNITS)},
     **{word: (Fraction(10 * n),) for n, word in enumerate(_TENS, 2)},
@@ -60,9 +65,18 @@ def missing_values(value: Any, text: str) -> list[str]:
 
 def stated_numbers(text: str) -> list[Fraction]:
     """Every number that the text may be read to state, without sign: `1,000` (as 1000, but 1 and 0 too), `50%`, `1/3`, `twenty-five`."""
-    text = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
+    text = _plain_commas(text)
     found = {number for numbers in (_digits(text), _ratios(text), _powers(text), _number_words(text.lower())) for number in numbers}
     return sorted(found)
+
+
+def written_numbers(text: str) -> set[Fraction]:
+    """Every number that stands in the text, without sign, in digits or spelled out: `1,000`, `2 1/2`, `2.5 million`, `twenty-five`. A
+    stricter reading than `stated_numbers`: 50% is 50, and "half" and "quarter" are no numbers here."""
+    text = _plain_commas(text).lower()
+    spelled = (_spelled(_WORD.findall(found.group())) for found in _SPELLED.finditer(text))
+    parts = (Fraction(_UNITS.index(top), _ORDINALS.index(bottom)) for top, bottom in _PARTS.findall(text))
+    return {*map(_scaled, _NUMBER.finditer(text)), *_ratios(text), *_powers(text), *spelled, *parts}
 
 
 def scalars(value: Any) -> Iterator[int | float | Fraction | str]:
@@ -172,12 +186,30 @@ def states_text(value: str, text: str) -> bool:
     return len(squeezed) > 2 and squeezed in "".join(words)
 
 
+def stands_in(value: str, text: str) -> bool:
+    """True if the words of `value` stand in the text as they are, in their order; apart or joined (`x2` and `x^2`)."""
+    wanted, words = "".join(_words(value)), _words(text)
+    joined = list(accumulate(map(len, words), initial=0))
+    squeezed, ends = "".join(words), set(joined)
+    return bool(wanted) and any(squeezed.startswith(wanted, at) and at + len(wanted) in ends for at in joined)
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def _same_word(wanted: str, word: str) -> bool:
     return word == wanted or (len(wanted) > 2 and word.startswith(wanted))
+
+
+def _plain_commas(text: str) -> str:
+    return text.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
+
+
+def _scaled(found: re.Match[str]) -> Fraction:
+    """A number in digits times the scale behind it, in lower case."""
+    scale = _SCALE.match(found.string, found.end())
+    return Fraction(found.group().replace(",", "")) * (_SCALES[scale[1]] if scale else 1)
 
 
 def _digits(text: str) -> Iterator[Fraction]:

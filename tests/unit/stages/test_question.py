@@ -10,7 +10,7 @@ from caco_ray.sandbox.codec import encode
 from caco_ray.schema import PROBLEM, row_id, to_table
 from caco_ray.seeds.builtin import builtin_seeds
 from caco_ray.stages.question import CHECKS, check_questions
-from caco_ray.stages.stated import missing_values, stated_numbers
+from caco_ray.stages.stated import missing_values, stands_in, stated_numbers, written_numbers
 
 CONFIG = ReverseConfig(sampling=SamplingConfig(temperature=1))
 CODE = 'input = {"coffees": 3, "price": 4, "paid": 50}\n\ndef solve(coffees, price, paid):\n    return paid - coffees * price\n'
@@ -127,6 +127,52 @@ def test_a_small_number_leaks_only_where_it_is_announced():
 def test_an_announced_answer_is_the_whole_word_or_number(answer, announced, no_leak):
     assert reasons([problem(f"{GOOD} {announced}", answer=answer)]) == ["question_leaks_answer"]
     assert reasons([problem(f"{GOOD} {no_leak}", answer=answer)]) == [None]
+
+
+@pytest.mark.parametrize(
+    "answer,text,reason",
+    [
+        ("25", "A quarter of them is red.", None),
+        ("50", "Half of them is red.", None),
+        ("0.5", "Half of them is red.", None),
+        ("0.25", "Of all, 25% is red.", None),
+        ("250", "Of the 1,250 cups, some are red.", None),
+        ("50", "Between twenty and thirty cups are red.", None),
+        ("0.5", "In one second, one falls.", None),
+        (str(10**6), "Of 2.5 million cups, some are red.", None),
+        ("heart", "The art of cups is old.", None),
+        ("cart", "A carton of cups is red.", None),
+        ("25", "Of the twenty-five cups, some are red.", "question_leaks_answer"),
+        ("25", "Of all, 25% is red.", "question_leaks_answer"),
+        ("1250", "Of the 1,250 cups, some are red.", "question_leaks_answer"),
+        ("2500000", "Of 2.5 Million cups, some are red.", "question_leaks_answer"),
+        ("312", "Of three hundred and twelve cups, some are red.", "question_leaks_answer"),
+        ("0.5", "The share .5 of it is red.", "question_leaks_answer"),
+        ("2.5", "Add 2 1/2 cups.", "question_leaks_answer"),
+        ("0.4", "Of these, two fifths are red.", "question_leaks_answer"),
+        ("x**2 + 3", "Show that it is x^2 + 3.", "question_leaks_answer"),
+    ],
+)
+def test_an_answer_leaks_where_it_stands_and_not_where_it_might_be_read(answer, text, reason):
+    assert reasons([problem(f"{GOOD} {text}", answer=answer)]) == [reason]
+
+
+@pytest.mark.parametrize(
+    "question,reason",
+    [
+        ("Find sum(k^2) for k from 1 to 50 and add 3 times 4.", None),
+        ("Find the range(f) of f over 3, 4 and 50 to the end.", None),
+        ("A light has a wavelength lambda of 500 nm: what are 3 and 4 times 50?", None),
+        ("Evaluate int(x^2 dx) from 3 to 4 and add 50 to that.", None),
+        ("Find sum(k for k in numbers) of 3, 4 and 50 now.", "question_leaks_code"),
+        ("Find sum([3, 4, 50]) and tell it.", "question_leaks_code"),
+        ("Sort 3, 4 and 50 by key=lambda n: n and tell the last.", "question_leaks_code"),
+        ("Apply lambda x: x + 3 to 4 and to 50, what comes?", "question_leaks_code"),
+        ("Add all i in range(50) and 3 and 4, what comes?", "question_leaks_code"),
+    ],
+)
+def test_mathematics_that_looks_like_code_is_none(question, reason):
+    assert reasons([problem(question)]) == [reason]
 
 
 SORTS = "Sort the three largest of the numbers 5, 1, 3 and 0 by size."
@@ -256,3 +302,7 @@ def test_an_integer_of_any_size_is_looked_for():
 
 def test_a_text_of_digits_alone_is_read():
     assert stated_numbers("9" * 5000)
+
+
+def test_numbers_of_thousands_of_digits_and_many_words_are_read():
+    assert written_numbers("9" * 5000) and not stands_in("no such words", "word " * 5000)

@@ -90,6 +90,13 @@ def test_thinking_is_cut_only_at_the_start():
         "### Question:\nLena buys 3 coffees at 4 dollars. What does she pay?",
         "Lena buys 3 coffees at 4 dollars. What does she pay?\n\n**Answer:** 12\nBecause 3 * 4 = 12.",
         "Question: Lena buys 3 coffees at 4 dollars. What does she pay?\nSolution: multiply.",
+        "**Problem 2.** Lena buys 3 coffees at 4 dollars. What does she pay?",
+        "**Problem**: Lena buys 3 coffees at 4 dollars. What does she pay?",
+        "Exercise 2.3: Lena buys 3 coffees at 4 dollars. What does she pay?",
+        "**Question: Lena buys 3 coffees at 4 dollars. What does she pay?**",
+        "**Problem: Lena buys 3 coffees at 4 dollars.** What does she pay?",
+        "**Problem:**\n\n---\n\n**Lena buys 3 coffees at 4 dollars. What does she pay?**",
+        "*Lena buys 3 coffees at 4 dollars. What does she pay?*",
     ],
 )
 def test_the_question_is_what_is_left_of_the_reply(text):
@@ -108,12 +115,33 @@ def test_the_question_is_what_is_left_of_the_reply(text):
         "Note: all angles are in degrees. Find x.",
         "Hint: x > 0.\nFind x with x * x = 4.",
         "Answer: 12",  # not a question, but not nothing either
+        "Problem 3.5 litres of water fill a jug. How many jugs are 7 litres?",
+        "**A** is 5 and **B** is 6. What is **A** + **B**",
+        "**Ann** has 3 apples. How many are left for *Bo*",
     ],
 )
 def test_what_only_looks_like_a_heading_stays(question):
     row = fresh(question=None, question_style=None, reverse_prompt="reverse@1:trained")
     reverse.parse(row, question)
     assert (row["question"], row["question_style"]) == (question, "trained")
+
+
+@pytest.mark.parametrize(
+    "reply,question",
+    [
+        ("Problem: -5 + x = 3. Find x.", "-5 + x = 3. Find x."),
+        ("Problem: −5 + x = 3. Find x.", "−5 + x = 3. Find x."),
+        ("**Problem 1:** -5 + x = 3. Find x.", "-5 + x = 3. Find x."),
+        ("Question. .5 + x = 3. Find x.", ".5 + x = 3. Find x."),
+        ("Problem: [1, 2] and {3} are given. Why?", "[1, 2] and {3} are given. Why?"),
+        ("Problem: **A** is 5. What is **A** + **B**", "**A** is 5. What is **A** + **B**"),
+        ("<problem>**Find 2 + 3 * 4.**</problem>", "Find 2 + 3 * 4."),
+    ],
+)
+def test_a_heading_takes_nothing_of_the_question_along(reply, question):
+    row = fresh(question=None, question_style=None, reverse_prompt="reverse@1:trained")
+    reverse.parse(row, reply)
+    assert row["question"] == question
 
 
 def test_an_empty_question_is_rejected():
@@ -143,6 +171,21 @@ def test_the_solution_is_the_reply_without_its_thinking():
         ("<think>Verdict: no?</think>Reason: fine.\nVerdict: yes", None),
         ("yes", "judge_unparsable"),
         ("Verdict: maybe", "judge_unparsable"),
+        ("1. Reason: it holds.\n2. Verdict: yes", None),
+        ("2. Verdict: no", "judge_says_no"),
+        ("Reason: fine. Verdict: yes", None),
+        ("Reason: fine.\nVerdict: Yes (all hold).", None),
+        ("Verdict: **yes** [1-3 hold]", None),
+        ("### Final Verdict: Yes", None),
+        ("- **Final verdict**: yes\nDone.", None),
+        ("Verdict: yes\nFinal Verdict: yes", None),
+        ("Verdict: yes\nFinal Verdict: no", "judge_unparsable"),
+        ("Verdict: no, step 2 guesses", "judge_says_no"),
+        ("Verdict: yes. On a second look: my verdict: no, since step 2 guesses.", "judge_says_no"),
+        ("Reply with Verdict: no or yes.\nVerdict: yes", None),
+        ("Verdict: yes, but step 2 guesses", "judge_unparsable"),
+        ("Verdict: yes or no", "judge_unparsable"),
+        ("I say that the verdict: yes", "judge_unparsable"),
         ("Verdict: yes\nVerdict: no", "judge_unparsable"),
         ("Verdict: <yes or no>", "judge_unparsable"),
         ("The verdict: yes or no?", "judge_unparsable"),
