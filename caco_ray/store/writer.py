@@ -75,6 +75,8 @@ class DatasetWriter:
             self._known = committed(self.folder, collected)
             self._collect(entry for shard, entry in self._known.items() if shard not in collected)
         check_files(self.folder, self.info, self._known.values())
+        if self._closed:  # a commit that came after the close, and was killed
+            self._sweep({entry.file for entry in self._known.values()})
         self._model = check_one_model(self.folder, self._known.values())
         return dict(self._known)
 

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import fsspec
 import pytest
 from crashes import CrashingOs, CrashingStore, World, power_cut
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from store_rows import info, rows
 
@@ -31,7 +31,7 @@ QUIET = settings(
     max_examples=60,
     deadline=None,
     database=None,
-    phases=[Phase.generate, Phase.shrink],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -128,7 +128,11 @@ def test_every_single_crash_point_on_a_disk(half: bool, power: list[bool] | None
     raise AssertionError("raise MOST_STEPS: the session has more operations")
 
 
+LATE_COMMIT = [Mishap([], {0: 1, 1: 8}, False, None), Mishap([1, 1], {1: 11}, False, None)]  # killed when the other had closed the stage
+
+
 @given(sessions=st.lists(mishaps, min_size=1, max_size=3), drivers=st.integers(1, 2))
+@example(sessions=LATE_COMMIT, drivers=2)
 @QUIET
 def test_any_crashes_on_a_disk_leave_what_a_restart_completes(sessions: list[Mishap], drivers: int) -> None:
     with storage("disk") as place:
