@@ -67,7 +67,8 @@ class Sandbox:
 
         Args:
             program: Python source; it runs as `__main__`.
-            seed: of `random` and `numpy.random`, 64 bits; odd values also get another string-hash seed than even ones.
+            seed: of `random` and `numpy.random`, 64 bits; modulo 3 that of string hashes: each of the three has
+                an interpreter of its own, started when first asked for.
 
         Raises:
             ValueError: the sandbox is closed, or `seed` is out of range.

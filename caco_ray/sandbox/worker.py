@@ -13,6 +13,7 @@ from caco_ray.sandbox.verdict import judge
 from caco_ray.sandbox.zygote import Zygote, ZygoteError
 
 _RECYCLE_AFTER = 20_000  # programs per interpreter
+_HASH_SEEDS = 3
 _SCIENCE = re.compile(r"numpy|sympy|scipy|mpmath|pandas|networkx")
 
 
@@ -77,7 +78,7 @@ class Worker:
     def attempt(self, program: str, seed: int) -> ExecutionResult:
         """Runs it once."""
         setting, limits = self.setting, self.setting.limits
-        key = (profile_of(program), seed % 2)
+        key = (profile_of(program), seed % _HASH_SEEDS)
         most = frame_limit(limits.output_kb * 1024, limits.stdout_kb * 1024) + len(READY)
         try:
             ending = self.zygote(*key).run(program.encode("utf-8", "surrogatepass"), seed, limits.deadline_s, most)

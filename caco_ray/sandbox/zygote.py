@@ -53,7 +53,7 @@ class Ending:
 class Zygote:
     """One warm interpreter.
 
-    config: what `guest/zygote.py` reads; hash_seed: 0 or 1, for PYTHONHASHSEED.
+    config: what `guest/zygote.py` reads; hash_seed: for PYTHONHASHSEED.
 
     Raises:
         SandboxUnavailableError: it did not start; the message says what is missing.

@@ -1,4 +1,4 @@
-"""Run every live row's program in the sandbox, twice where determinism is asked for."""
+"""Run every live row's program in the sandbox, twice and more where determinism is asked for."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from caco_ray.config import SandboxConfig
 from caco_ray.sandbox import ExecutionResult, Sandbox
 from caco_ray.schema import Row, is_live, live, reject, to_table
 from caco_ray.stages import program
+from caco_ray.stages.chance import further_seeds
 from caco_ray.stages.clock import reads_clock
 
 _REASONS = {
@@ -24,7 +25,8 @@ _REASONS = {
 
 
 class Execute:
-    """One operator that owns a sandbox. The second run has another seed for hashes and random numbers.
+    """One operator that owns a sandbox. The second run has another seed for hashes and random numbers; programs that name randomness, or
+    sets that may hold strings, are run with further seeds.
 
     With `margin`, a program that needed over 80 % of its CPU limit in a run is a `timeout` too: a slower machine would end it. Whoever runs
     a program again (`jobs/verify.py`) gives it the whole limit.
@@ -48,11 +50,16 @@ class Execute:
         if self._check_determinism:
             for row in live(rows):
                 _refuse_clocks(row)
-            again = list(live(rows))
-            for row, result in zip(again, self._run(again, seed=1), strict=True):
-                _compare(row, result)
-                self._keep_margin(row, result)
+            self._again(list(live(rows)), seed=1)
+            further = {row["row_id"]: _further_seeds(row) for row in live(rows)}
+            for seed in dict.fromkeys(seed for seeds in further.values() for seed in seeds):
+                self._again([row for row in live(rows) if seed in further[row["row_id"]]], seed)
         return to_table(rows, table.schema)
+
+    def _again(self, rows: list[Row], seed: int) -> None:
+        for row, result in zip(rows, self._run(rows, seed), strict=True):
+            _compare(row, result)
+            self._keep_margin(row, result)
 
     def close(self) -> None:
         self._sandbox.close()
@@ -90,7 +97,7 @@ def _judge(row: Row, result: ExecutionResult) -> None:
 
 
 def _compare(row: Row, second: ExecutionResult) -> None:
-    """A second run that ends otherwise is the program's doing, unless it ran out of time or the sandbox failed."""
+    """A further run that ends otherwise is the program's doing, unless it ran out of time or the sandbox failed."""
     row["cpu_s"] += second.cpu_s
     row["wall_s"] += second.wall_s
     if second.status == "sandbox_error":
@@ -99,6 +106,11 @@ def _compare(row: Row, second: ExecutionResult) -> None:
         reject(row, "timeout")
     elif (second.status, second.input_json, second.output_json) != ("ok", row["input_json"], row["output_json"]):
         reject(row, "not_deterministic")
+
+
+def _further_seeds(row: Row) -> tuple[int, ...]:
+    tree = program.parse(row["code"])
+    return () if tree is None else further_seeds(tree)
 
 
 def _refuse_clocks(row: Row) -> None:

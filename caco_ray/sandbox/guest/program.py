@@ -49,11 +49,14 @@ def _message(error: BaseException) -> str:
 
 
 def seed_randomness(seed: int) -> None:
-    """Seeds `random`, and `numpy.random` where numpy is loaded. Called after the fork."""
+    """Seeds `random`, and `numpy.random` and `sympy.core.random` where they are loaded. Called after the fork."""
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % 2**32)
+    sympy_random = sys.modules.get("sympy.core.random")
+    if sympy_random is not None:
+        sympy_random.seed(seed)
 
 
 def run_program(

@@ -2,8 +2,8 @@
 libraries probe for calls and fall back (see the failures that killing caused in https://github.com/langgenius/dify-sandbox/issues/274).
 
 What stays out, and why: fork/exec (no second process), kill and its kin (no signal to anybody), sockets, every call that changes a file,
-its name or its rights, shared memory (it outlives the process, or is held whole by a page of it that RLIMIT_AS counts: memfd, shmget, mmap of
-shared anonymous memory) and message queues, ptrace/process_vm/pidfd (other processes), new rlimits,
+its name or its rights, shared memory (it outlives the process, or is held whole by a page of it that RLIMIT_AS counts: memfd, shmget,
+mmap of shared anonymous memory) and message queues, ptrace/process_vm/pidfd (other processes), new rlimits,
 scheduling, namespaces, mounts, keys, bpf, perf, io_uring, userfaultfd, memfd (kernel surface with no use here).
 """
 

@@ -16,6 +16,8 @@ STEADY = [
     "output = {frozenset('abc'), 'd', (1, 2.5)}",
     "import sympy\nx, y = sympy.symbols('x y')\noutput = [sympy.solve([x + y - 3, x - y - 1], [x, y]), sympy.factor(x**3 - 1), sympy.sqrt(8)]",
     "import sympy\noutput = sympy.factorint(2**31 - 2)",
+    "from sympy.core.random import rng, random_complex_number\noutput = [rng.random(), random_complex_number()]",
+    "import sympy\nfrom sympy.core import random\nstate = random._assumptions_rng.random()\noutput = [state, sympy.Dummy().dummy_index]",
     "import decimal\noutput = decimal.Decimal(2).sqrt()",
     "raise KeyError('missing')",
     "import datetime\noutput = datetime.date(2024, 2, 29) + datetime.timedelta(days=365)",
@@ -47,10 +49,11 @@ def test_another_seed_shows_what_depends_on_chance() -> None:
     random_set_order = "output = list({'apple', 'pear', 'plum', 'fig', 'kiwi', 'lime'})"
     unseeded = "import random\noutput = random.random()"
     numpy_unseeded = "import numpy as np\noutput = float(np.random.rand())"
+    sympy_unseeded = "from sympy.core.random import rng\noutput = rng.random()"
     clock = "import time\noutput = time.time_ns()"
     seeded = "import random\nrandom.seed(5)\noutput = [random.random(), sorted({'a', 'b'}), {'x', 'y', 'z'}]"
     with Sandbox() as box:
-        for program in (random_set_order, unseeded, numpy_unseeded, clock):
+        for program in (random_set_order, unseeded, numpy_unseeded, sympy_unseeded, clock):
             assert box.run(program, seed=0).output_json != box.run(program, seed=1).output_json
         assert box.run(seeded, seed=0).output_json == box.run(seeded, seed=1).output_json
         assert box.run(unseeded, seed=3).output_json == box.run(unseeded, seed=3).output_json

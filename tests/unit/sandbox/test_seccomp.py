@@ -23,7 +23,9 @@ def test_every_number_is_decided_as_listed(machine: str, files: bool) -> None:
     program = assemble(machine, files=files)
     table = TABLES[machine]
     plain = {table[name] for name in PLAIN + (PATHS if files else ()) if name in table}
-    checked = {table[n] for n in ("mmap", "clone", "clone3", "openat2", "ioctl", "fcntl", "prctl", "prlimit64", "open", "openat") if n in table}
+    checked = {
+        table[n] for n in ("mmap", "clone", "clone3", "openat2", "ioctl", "fcntl", "prctl", "prlimit64", "open", "openat") if n in table
+    }
     for number in [*range(1024), 0x7FFFFFFF, 0xFFFFFFFF]:
         action = simulate(program, number, AUDIT_ARCH[machine])
         if number in plain:

@@ -30,6 +30,11 @@ def reads(code: str) -> bool:
         "import time\noutput = time.gmtime()[0]",
         "from time import ctime\noutput = ctime()",
         'import time\noutput = time.strftime("%Y")',
+        'import numpy as np\noutput = str(np.datetime64("today"))',
+        'from numpy import datetime64\noutput = str(datetime64("now", "D"))',
+        "import os\noutput = os.times().elapsed",
+        "import os as system\noutput = system.times()[4]",
+        "from os import times as t\noutput = t()[4]",
     ],
 )
 def test_the_clock_is_read(code: str) -> None:
@@ -43,6 +48,9 @@ def test_the_clock_is_read(code: str) -> None:
         "import datetime\noutput = datetime.time(8, 30).hour",
         "from datetime import time, timedelta\noutput = time(8, 30).hour",
         'input = {"time": 3, "now": 4, "today": 5}\ntime = input["time"]\nnow = time + 1\noutput = now * input["today"]',
+        'import numpy as np\noutput = str(np.datetime64("2024-05-01"))',
+        'import os\ntimes = 3\noutput = os.sep * times + str(len("now"))',
+        "def times(a):\n    return a\noutput = times(3)",
         "def time(a):\n    return a\noutput = time(3)",
         "class Trip:\n    def now(self):\n        return 3\noutput = Trip().now()",
         "class Trip:\n    time = 3\noutput = Trip().time",

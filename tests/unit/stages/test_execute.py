@@ -1,5 +1,8 @@
 """Real programs in the real sandbox, recorded in the rows."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -32,6 +35,10 @@ PROGRAMS = {
     'input = {"a": 2}\nresult = 4': "no_output",
     'input = {"a": 2}\noutput = lambda: 4': "output_not_plain",
     'input = {"a": 2}\nimport random\noutput = random.random()': "not_deterministic",
+    'input = {"a": 2}\nimport random\noutput = random.random() < 0.9': "not_deterministic",  # so says the second run as well
+    'input = {"a": 2}\nimport random\nrandom.random()\noutput = random.random() < 0.95': "not_deterministic",
+    'input = {"a": 2}\nfrom numpy.random import rand\noutput = rand() < 0.05': "not_deterministic",
+    'input = {"a": 2}\nimport random\nrandom.seed(7)\noutput = random.random() < 0.9': None,
     'input = {"a": 2}\noutput = hash("text")': "not_deterministic",
     'input = {"born": 1990}\nfrom datetime import date\noutput = date.today().year - input["born"]': "not_deterministic",  # next year
     'input = {"a": 2}\noutput = len({3, 1, 2})': None,
@@ -65,6 +72,19 @@ def programs_table(codes) -> pa.Table:
 def test_how_a_program_ends_is_its_reason(executed, index, code, reason):
     row = executed[1].to_pylist()[index]
     assert (row["code"], row["reject_reason"], row["infra_error"]) == (code, reason, None), row["exec_error"]
+
+
+def test_an_order_that_two_hash_seeds_share(execute):
+    """Which two words those are, another Python would say otherwise."""
+    look = "print([[*{a, b}] == [a, b] for a in map(str, range(9)) for b in 'abcd'])"
+    orders = []
+    for seed in "012":
+        done = subprocess.run([sys.executable, "-c", look], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True, timeout=100)
+        orders.append(json.loads(done.stdout.lower()))
+    shared = next(n for n, (first, second, third) in enumerate(zip(*orders, strict=True)) if first == second != third)
+    words = [str(shared // 4), "abcd"[shared % 4]]
+    codes = [f'input = {{"a": 2}}\noutput = {how}(set({words}))' for how in ("list", "sorted")]
+    assert execute(programs_table(codes))["reject_reason"].to_pylist() == ["not_deterministic", None]
 
 
 def test_same_rows_order_and_columns(executed):
