@@ -10,6 +10,7 @@ from caco_ray.sandbox.result import ExecutionResult, Status, clean, text_of, wri
 from caco_ray.sandbox.zygote import Ending
 
 _NEAR = 0.8
+_FROM_OUTSIDE = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
 _KILLED_AT = 0.9
 
 
@@ -17,7 +18,8 @@ def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
     """The result of one run.
 
     A SIGKILL that nobody here sent and that no limit explains is the kernel's out-of-memory killer (a sealed program can signal nobody,
-    itself included): `sandbox_error`, since another program may have used the memory.
+    itself included): `sandbox_error`, since another program may have used the memory. So is a signal that only a person or a supervisor
+    sends.
     """
     base = ExecutionResult(
         "ok", cpu_s=ending.cpu_s, wall_s=ending.wall_s, level=level, max_rss_mb=ending.max_rss_kb / 1024,
@@ -38,6 +40,8 @@ def judge(ending: Ending, limits: Limits, level: str) -> ExecutionResult:
         return failed("protocol_violation", "the reply is larger than any honest reply")
     if signalled == signal.SIGKILL and level != "L0":
         return failed("sandbox_error", "killed from outside, probably for the memory limit of the machine or container")
+    if signalled in _FROM_OUTSIDE and level != "L0":
+        return failed("sandbox_error", f"ended from outside by {signal.Signals(signalled).name}")
     if signalled:
         return failed("signal", signal.Signals(signalled).name)
     return _by_reply(ending, limits, base)

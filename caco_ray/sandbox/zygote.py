@@ -37,7 +37,8 @@ class Ending:
     """How one program ended, all of it measured outside the program.
 
     data: what it wrote, READY excluded. timed_out: stopped at the deadline. overflow: stopped for writing more than `max_bytes`.
-    killed: it was still alive after its reply pipe had closed. wait_status: of wait4.
+    killed: stopped in time for one of these, or still alive after its reply pipe had
+    closed. wait_status: of wait4.
     """
 
     data: bytes

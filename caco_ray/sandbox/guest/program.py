@@ -1,5 +1,6 @@
 """Runs one program in this process and describes what it left behind. The process must already be sealed and is thrown away after."""
 
+import _thread
 import ast
 import builtins
 import random
@@ -74,7 +75,7 @@ def run_program(
     try:
         try:
             try:
-                _execute(source.decode(), scope, reply, output_bytes)
+                _to_its_end(source.decode(), scope, reply, output_bytes)
             finally:
                 before_reply()
         except SystemExit as error:
@@ -104,6 +105,23 @@ def _main_module() -> dict[str, Any]:
     sys.modules["__main__"] = main
     sys.argv = ["<program>"]
     return scope
+
+
+def _to_its_end(source: str, scope: dict[str, Any], reply: dict[str, Any], output_bytes: int) -> None:
+    """Runs it, and waits as Python does for the threads that it started and that are no daemons."""
+    try:
+        _execute(source, scope, reply, output_bytes)
+    except SystemExit:
+        _join_threads()
+        raise
+    _join_threads()
+
+
+def _join_threads() -> None:
+    """By `threading` itself: the workers of `concurrent.futures` end only when told to."""
+    threading = sys.modules.get("threading")
+    if threading is not None and _thread._count():
+        threading._shutdown()
 
 
 def _execute(source: str, scope: dict[str, Any], reply: dict[str, Any], output_bytes: int) -> None:

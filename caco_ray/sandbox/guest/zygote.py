@@ -34,6 +34,7 @@ LENGTH = struct.Struct("=I")
 FINISH, KILL = b"F", b"K"
 _FD = 3  # the control socket; in a fork, the reply pipe in its place
 _GRACE_S = 1.0  # between the end of the reply and the end of its process
+_STOP_S = 10.0  # for a process to obey SIGSTOP: a starved machine takes its time
 
 
 def _receive(control: socket.socket, size: int, owner: int) -> bytes:
@@ -111,14 +112,23 @@ def _reply(outfit: Outfit, seed: int, source: bytes) -> bytes:
         return OUT_OF_MEMORY
 
 
-def _ended(pid: int) -> bool:
-    """Waits a moment for a process whose reply is complete; a process cannot be seen ending before its descriptors close."""
-    deadline = time.monotonic() + _GRACE_S
-    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+def _seen(pid: int, options: int, seconds: float) -> int:
+    """Waits for a change of the process that `options` names: its CLD_ code, 0 where none comes in time. Leaves it to be waited for."""
+    deadline = time.monotonic() + seconds
+    while (found := os.waitid(os.P_PID, pid, options | os.WNOHANG | os.WNOWAIT)) is None:
         if time.monotonic() > deadline:
-            return False
+            return 0
         time.sleep(0.0001)
-    return True
+    return found.si_code
+
+
+def _runs_on(pid: int) -> bool:
+    """True for a process that goes on after its reply pipe has closed. One that is about to end may need long for it (much memory to give
+    back, no CPU to be had); it can no longer be stopped, which tells it from one that is alive."""
+    if _seen(pid, os.WEXITED, _GRACE_S):
+        return False
+    os.kill(pid, signal.SIGSTOP)
+    return _seen(pid, os.WEXITED | os.WSTOPPED, _STOP_S) == os.CLD_STOPPED
 
 
 def _sweep() -> None:
@@ -146,9 +156,8 @@ def _serve(control: socket.socket, outfit: Outfit, level: str, owner: int) -> No
         for descriptor in descriptors:
             os.close(descriptor)
         order = _receive(control, 1, owner)
-        killed = order == KILL or not _ended(pid)
-        if killed:
-            os.kill(pid, signal.SIGKILL)
+        killed = order == KILL or _runs_on(pid)
+        os.kill(pid, signal.SIGKILL)  # no effect on one that has ended
         _, status, usage = os.wait4(pid, 0)
         if level == "L0":
             _sweep()

@@ -3,19 +3,24 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hostile.ground import children
 
 from caco_ray.errors import SandboxUnavailableError
 from caco_ray.sandbox import Limits, Sandbox
 from caco_ray.sandbox.guest.console import Console
 from caco_ray.sandbox.guest.reserve import Reserve
-from caco_ray.sandbox.guest.zygote import Outfit, _run_in_fork
-from caco_ray.sandbox.zygote import _Exchange, _two_pipes
+from caco_ray.sandbox.guest.zygote import Outfit, _run_in_fork, _runs_on
+from caco_ray.sandbox.verdict import judge
+from caco_ray.sandbox.zygote import Ending, _Exchange, _two_pipes
 
 
 @contextmanager
@@ -69,6 +74,40 @@ def test_programs_are_the_first_to_go_where_memory_runs_out() -> None:
         assert box.run("output = 1").output == 1
         assert Path(f"/proc/{box._workers[0].zygote('light', 0).pid}/oom_score_adj").read_text() == "1000\n"
     assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
+
+
+def test_a_process_that_is_about_to_end_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending later than the grace is simulated by none: a process of much memory on a starved machine cannot be had at will."""
+    monkeypatch.setattr("caco_ray.sandbox.guest.zygote._GRACE_S", 0.0)
+    alive = subprocess.Popen(["sleep", "300"])
+    assert _runs_on(alive.pid)
+    alive.kill()
+    assert not _runs_on(alive.pid)
+    assert alive.wait() == -signal.SIGKILL
+    gone = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    assert not _runs_on(gone.pid)
+    assert gone.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL])
+def test_a_program_ended_from_outside_is_run_again(number: signal.Signals) -> None:
+    with Sandbox() as box, ThreadPoolExecutor(1) as pool:
+        box.run("output = 1")
+        interpreters = children()
+        running = pool.submit(box.run, "import time\ntime.sleep(1)\noutput = 2")
+        while not (program := set(children()) - set(interpreters)):
+            time.sleep(0.01)
+        time.sleep(0.2)  # until it is sealed
+        os.kill(int(program.pop()), number)
+        result = running.result()
+    assert (result.status, result.output, result.attempts) == ("ok", 2, 2)
+
+
+@pytest.mark.parametrize(("level", "status"), [("L0", "signal"), ("L1", "sandbox_error"), ("L2", "sandbox_error"), ("L3", "sandbox_error")])
+def test_only_at_level_0_can_a_program_end_itself(level: str, status: str) -> None:
+    assert judge(Ending(b"", False, False, False, signal.SIGTERM, 0.1, 0.1, 1000), Limits(), level).status == status
+    assert judge(Ending(b"", False, False, False, signal.SIGSEGV, 0.1, 0.1, 1000), Limits(), level).status == "signal"
 
 
 def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,20 @@ def test_what_every_program_finds(box: Sandbox, program: str, status: str, stdou
     assert (result.status, result.stdout) == (status, stdout), result.error
 
 
+@pytest.mark.parametrize(
+    ("program", "output"),
+    [
+        ("import threading, time\noutput = []\ndef f(n):\n    time.sleep(0.05)\n    output.append(n)\nfor n in (1, 2):\n    t = threading.Thread(target=f, args=(n,))\n    t.start()\nimport sys\noutput.append(0)\nsys.exit()", [0, 1, 2]),
+        ("from concurrent.futures import ThreadPoolExecutor\nimport time\noutput = []\npool = ThreadPoolExecutor(1)\npool.submit(lambda: (time.sleep(0.05), output.append(1)))", [1]),
+        ("import threading, time\noutput = []\nthreading.Thread(target=lambda: (time.sleep(1e6), output.append(1)), daemon=True).start()", []),
+        ("from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(2) as pool: output = list(pool.map(abs, [-1, -2]))", [1, 2]),
+    ],
+)  # fmt: skip
+def test_threads_are_waited_for_as_by_python(box: Sandbox, program: str, output: list[int]) -> None:
+    result = box.run(program)
+    assert (result.status, sorted(result.output)) == ("ok", output), result.error
+
+
 def test_an_error_has_500_characters_at_most(box: Sandbox) -> None:
     for program in ("class E{0}(Exception): pass\nraise E{0}('x' * 1000)".format("a" * 300), "raise SystemExit('x' * 1000)"):
         assert len(str(box.run(program).error)) == 500
