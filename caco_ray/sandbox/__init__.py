@@ -17,12 +17,13 @@ Levels, found at the start by trying small attacks (`canaries.py`) and recorded 
     L1   without Landlock: the allowlist has no call that opens a file, and everything importable is loaded beforehand
     L0   rlimits only, no isolation; has to be asked for with `allow_unsafe=True`
 
-What is not covered: faults of the kernel itself (the allowlist keeps its surface small, no more than that), timing and cache channels,
-the existence of files at L2 (`stat` works), the number of threads (nothing can count those of one user id apart from its other processes:
-set the pod's PID limit; at L3 they are bounded, unless root starts it), and a program that forges its own reply, which is as good as
-assigning `output`. Memory is bounded per process. Where hostile code is a certainty rather than a risk, run the pod under gVisor or Kata
-(`runtimeClassName`), and give the namespace a NetworkPolicy without egress; nothing here depends on them. Values that derive from `id()`,
-the clock or the randomness of the system (`os.urandom`, `secrets`, `uuid4`) differ between runs.
+What is not covered: faults of the kernel itself (the allowlist keeps its surface small, no more than that), timing and cache channels, the
+existence of files at L2 (`stat` works), the number of threads of a program, which L1 and L2 do not bound (nothing can count those of one
+user id apart from its other processes: set the pod's PID limit; at L3 they are bounded, unless root starts it), and a program that forges
+its own reply, which is as good as assigning `output`. Memory is bounded per process. Where hostile code is a certainty rather than a risk,
+run the pod under gVisor or Kata (`runtimeClassName`), and give the namespace a NetworkPolicy without egress; nothing here depends on them.
+Values that derive from `id()`, the clock or the randomness of the system (`os.urandom`, `secrets`, `uuid4`) differ between runs. Programs
+have no sockets at all, so that `asyncio` fails, and no shared memory.
 """
 
 from caco_ray.sandbox.box import Sandbox

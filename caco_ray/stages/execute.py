@@ -1,5 +1,6 @@
 """Run every live row's program in the sandbox, twice and more where determinism is asked for."""
 
+import ast
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -48,12 +49,13 @@ class Execute:
             _judge(row, result)
             self._keep_margin(row, result)
         if self._check_determinism:
-            for row in live(rows):
-                _refuse_clocks(row)
+            read = [(row, program.parse(row["code"])) for row in live(rows)]
+            for row, tree in read:
+                _refuse_clocks(row, tree)
             self._again(list(live(rows)), seed=1)
-            further = {row["row_id"]: _further_seeds(row) for row in live(rows)}
-            for seed in dict.fromkeys(seed for seeds in further.values() for seed in seeds):
-                self._again([row for row in live(rows) if seed in further[row["row_id"]]], seed)
+            further = [(row, further_seeds(tree)) for row, tree in read if tree is not None and is_live(row)]
+            for seed in dict.fromkeys(seed for _, seeds in further for seed in seeds):
+                self._again([row for row, seeds in further if seed in seeds and is_live(row)], seed)
         return to_table(rows, table.schema)
 
     def _again(self, rows: list[Row], seed: int) -> None:
@@ -108,14 +110,8 @@ def _compare(row: Row, second: ExecutionResult) -> None:
         reject(row, "not_deterministic")
 
 
-def _further_seeds(row: Row) -> tuple[int, ...]:
-    tree = program.parse(row["code"])
-    return () if tree is None else further_seeds(tree)
-
-
-def _refuse_clocks(row: Row) -> None:
+def _refuse_clocks(row: Row, tree: ast.Module | None) -> None:
     """What two runs a second apart cannot show: the output follows the date."""
-    tree = program.parse(row["code"])
     if tree is not None and reads_clock(tree):
         row["exec_error"] = "reads the clock: another day gives another output"
         reject(row, "not_deterministic")
