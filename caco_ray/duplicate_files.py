@@ -2,7 +2,7 @@
 
     keys-*   hashes of the rows of some shards, one record batch for each bucket: equal hashes come into the same bucket
     found-*  the rows of one bucket that repeat an earlier one, one record batch for each part
-    part-*   the same of one part, a range of sample numbers; a shard of `select` reads the part or the two that it lies in
+    part-*   the same of one part, a range of sample numbers; a shard that is marked reads the part or the two that it lies in
 
 A task reads one batch of each file of the step before, and no process holds more than that.
 """
@@ -63,7 +63,7 @@ def split(table: pa.Table, places: npt.NDArray[np.int64], count: int) -> list[pa
 
 
 def repeated(keys: pa.Table) -> pa.Table:
-    """The rows of `KEYS` whose hash came before, as `FOUND`. Known programs have the order -1 and are never duplicates themselves."""
+    """The rows of `KEYS` whose hash came before, as `FOUND`. Known rows have the order -1 and are never duplicates themselves."""
     ordered = keys.sort_by([(name, "ascending") for name in KEYS.names])
     kinds, hashes, order = (ordered[name].to_numpy() for name in ("is_exact", "hash", "order"))
     follows = np.zeros(len(ordered), bool)

@@ -1,12 +1,13 @@
-"""Find duplicate programs over a whole data set: the one step of the loop that needs all rows at once.
+"""Find duplicates over a whole data set, of programs or of questions: the one thing in the loop that needs all rows at once.
 
 Nobody holds them all: tasks pass files on (`duplicate_files.py`), each at most a bucket of a million rows or so. A task that finds
-its file written does nothing, so a search that was killed goes on where it was. The first of equal programs stays: known programs
-first, then by sample number, so the result does not depend on which shard was read first.
+its file written does nothing, so a search that was killed goes on where it was. The first of equal rows stays: known rows first,
+then by sample number and id, so the result does not depend on which shard was read first.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -34,19 +35,27 @@ _ROWS_PER_BUCKET = 1_000_000
 _BYTES_PER_ROW = 500  # of a bucket, at the peak of the task that sorts it (measured: 443)
 _PARTS, _MIN_PART_ROWS = 256, 65_536  # at most so many, and no smaller
 
-KeyFunction = Callable[[str], tuple[int, int]]  # code -> (hash of the text, hash of the normalised AST)
-Shard = tuple[Folder, int, bool]  # of a data set; whether its programs are known
+Shard = tuple[Folder, int, bool]  # of a data set; whether its rows are known
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes two rows equal: `hashes` of their `columns`, one of which is the same (64 bits each; that of the text itself is the
+    first). A row without the first column is equal to none."""
+
+    columns: tuple[str, ...]
+    hashes: Callable[..., tuple[int, ...]]
 
 
 def find_duplicates(
-    programs: Folder,
+    rows: Folder,
     known: Sequence[Folder],
-    key: KeyFunction,
+    key: Key,
     folder: Folder,
     rows_per_bucket: int = _ROWS_PER_BUCKET,
     timeout_s: float = TIMEOUT_S,
 ) -> Duplicates:
-    """Rows of `programs` that repeat an earlier program, or one of the `known` data sets (seeds, held-out problems).
+    """Rows of the data set `rows` that repeat an earlier one, or one of the `known` data sets (seeds, rounds before).
 
     `folder`: where the files go. Whoever has used them may delete it. `timeout_s`: for each task.
 
@@ -55,17 +64,17 @@ def find_duplicates(
         ClusterError: the tasks' processes died.
         StageStalledError: a task did not end in time.
     """
-    datasets = [*((Dataset(each), True) for each in known), (Dataset(programs), False)]
+    datasets = [*((Dataset(each), True) for each in known), (Dataset(rows), False)]
     shards = [(dataset.folder, entry.shard, is_known) for dataset, is_known in datasets for entry in dataset.entries]
-    rows, kept = datasets[-1][0].totals.rows, sum(dataset.totals.kept for dataset, _ in datasets)
-    parts, buckets = min(_PARTS, 1 + rows // _MIN_PART_ROWS), 1 + kept // rows_per_bucket
-    found = Duplicates(folder / _digest(datasets, buckets), parts, max(1, -(-rows // parts)))
+    count, kept = datasets[-1][0].totals.rows, sum(dataset.totals.kept for dataset, _ in datasets)
+    parts, buckets = min(_PARTS, 1 + count // _MIN_PART_ROWS), 1 + kept // rows_per_bucket
+    found = Duplicates(folder / _digest(datasets, buckets), parts, max(1, -(-count // parts)))
     if not all(found.folder.exists(part_name(part)) for part in range(parts)):
         _search(found, _cut(shards), key, buckets, _BYTES_PER_ROW * (kept // buckets), timeout_s)
     return found
 
 
-def _search(found: Duplicates, groups: list[list[Shard]], key: KeyFunction, buckets: int, memory: int, timeout_s: float) -> None:
+def _search(found: Duplicates, groups: list[list[Shard]], key: Key, buckets: int, memory: int, timeout_s: float) -> None:
     keys, find, part = (ray.remote(num_cpus=0.5)(function) for function in (_keys, _find, _part))
     _wait([keys.remote(found.folder, number, group, key, buckets) for number, group in enumerate(groups)], timeout_s)
     _wait([find.options(memory=memory).remote(found, bucket, len(groups)) for bucket in range(buckets)], timeout_s)
@@ -77,7 +86,7 @@ def _wait(references: list[ray.ObjectRef], timeout_s: float) -> None:
         result_of(reference, timeout_s)
 
 
-def _keys(folder: Folder, number: int, shards: list[Shard], key: KeyFunction, buckets: int) -> None:
+def _keys(folder: Folder, number: int, shards: list[Shard], key: Key, buckets: int) -> None:
     if folder.exists(keys_name(number)):
         return
     opened = {source.url: Dataset(source) for source, _, _ in shards}
@@ -86,15 +95,16 @@ def _keys(folder: Folder, number: int, shards: list[Shard], key: KeyFunction, bu
     write_batches(folder, keys_name(number), split(table, places, buckets), KEYS)
 
 
-def _hashes(dataset: Dataset, shard: int, key: KeyFunction, is_known: bool) -> pa.Table:
-    """Two rows of each program: of its text and of its syntax tree."""
-    names = ["row_id", "code"] if is_known else ["row_id", "code", "sample_index"]
-    rows = [row for row in dataset.read(shard).select(names).to_pylist() if row["code"] is not None]
-    hashes = [key(row["code"]) for row in rows]
-    ids = [row["row_id"] for row in rows]
-    order = [-1 if is_known else row["sample_index"] for row in rows]
-    kinds = [1] * len(rows) + [0] * len(rows)
-    return pa.table([kinds, [exact for exact, _ in hashes] + [tree for _, tree in hashes], order * 2, ids * 2], schema=KEYS)
+def _hashes(dataset: Dataset, shard: int, key: Key, is_known: bool) -> pa.Table:
+    """A row for each hash of a row: programs have one of their text and one of their syntax tree."""
+    names = ["row_id", *key.columns] if is_known else ["row_id", *key.columns, "sample_index"]
+    rows = [row for row in dataset.read(shard).select(names).to_pylist() if row[key.columns[0]] is not None]
+    found = [
+        (int(place == 0), value, -1 if is_known else row["sample_index"], row["row_id"])
+        for row in rows
+        for place, value in enumerate(key.hashes(*(row[name] for name in key.columns)))
+    ]
+    return pa.table(list(map(list, zip(*found, strict=True))) or [[]] * len(KEYS), schema=KEYS)
 
 
 def _find(found: Duplicates, bucket: int, key_files: int) -> None:

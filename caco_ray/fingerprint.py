@@ -44,6 +44,7 @@ _PLACEMENT = {
 def settings(config: Config, stage: str, number: int = 1) -> dict[str, Any]:
     """The part of the config that the rows of `stage` in round `number` depend on, as JSON values."""
     sandbox = config.sandbox.model_dump(exclude={"actors", "workers"})
+    protected = {"select": config.select.model_dump(), "files": [_digest(path) for path in config.select.evaluation_paths]}
     makers: dict[str, dict[str, Any]] = {
         "seeds": {"seeds": config.seeds.model_dump(), "builtin": builtin_digest(), "file": _digest(config.seeds.path)},
         "unify": {
@@ -51,6 +52,7 @@ def settings(config: Config, stage: str, number: int = 1) -> dict[str, Any]:
             "sampling": config.unify.sampling.model_dump(),
             "sandbox": sandbox,
             "filters": config.filters.model_dump(),
+            **protected,
         },
         "train_codegen": {"base": config.models.base, "training": _training(config.training.codegen)},
         "scale": {
@@ -60,7 +62,7 @@ def settings(config: Config, stage: str, number: int = 1) -> dict[str, Any]:
             "sandbox": sandbox,
             "filters": config.filters.model_dump(),
         },
-        "select": {"select": config.select.model_dump(), "files": [_digest(path) for path in config.select.evaluation_paths]},
+        "select": protected,
         "reverse": {
             "reverse": config.reverse.model_dump(),
             "model": _model(config.models.reverse, "reverse"),
@@ -74,6 +76,7 @@ def settings(config: Config, stage: str, number: int = 1) -> dict[str, Any]:
             "evaluate": config.evaluate.model_dump(),
             "model": _model(config.models.evaluate, "solve"),
             "base": config.models.student,
+            "base_prompt": prompt_name("solve", "instruct"),  # where it has a chat template, see evaluation/base_model.py
         },
     }
     return {"seed": config.seed, **json.loads(json.dumps(makers[stage])), **_of_rounds(config, stage, number)}

@@ -18,6 +18,7 @@ from itertools import chain, islice
 from caco_ray.config import Config, TrainingConfig, VllmModel
 from caco_ray.errors import CacoError, SeedError, UserError
 from caco_ray.evaluation import evaluate_rows
+from caco_ray.evaluation.base_model import ask_base
 from caco_ray.jsonl import export_json_lines
 from caco_ray.ledger.held import HeldFile
 from caco_ray.ledger.lineage import source_of, target_of
@@ -37,8 +38,10 @@ from caco_ray.source import SampleRange, Source, rows_per_shard
 from caco_ray.stage import Operator
 from caco_ray.stage_config import is_off
 from caco_ray.stages import agreement, filters, select
+from caco_ray.stages.generate import Generate
 from caco_ray.stages.mark import mark_contaminated, mark_duplicates
 from caco_ray.stages.question import check_questions
+from caco_ray.stages.repeats import question_keys
 from caco_ray.store import Dataset, DatasetWriter, Folder, Totals
 from caco_ray.store.dataset import committed
 from caco_ray.target import RoundFolder, Standing, Target
@@ -81,8 +84,8 @@ def run_loop(config: Config) -> None:
 def _run_one(run: Run, stage: str) -> None:
     if run.is_done(stage):
         check_done(run.folder, run.config, stage, run.number)
-        if stage == "select":
-            _search_folder(run).delete("")  # of a run that was killed before it did
+        if stage in _SEARCHES:
+            _search_folder(run, stage).delete("")  # of a run that was killed before it did
         run.say(stage, "done already")
     else:
         _check_learned(run, stage)
@@ -130,12 +133,14 @@ def seeds(run: Run) -> str:
 
 
 def unify(run: Run) -> str:
-    """Every training seed as an executed Code CoT whose output is the known answer. Seeds without code are converted by a model."""
+    """Every training seed as an executed Code CoT whose output is the known answer. Seeds without code are converted by a model; what
+    overlaps with evaluation problems is not, so that no model learns it."""
     config = run.config
     all_have_code = all(row["code"] is not None for row in run.dataset("seeds").rows())
     source = _source(run, "unify")
     convert = () if all_have_code else (model(run, "unify", config.models.unify, config.unify.sampling, rows_per_shard(source)),)
     operators = (
+        task("decontaminate", mark_contaminated, _protected_questions(run), "question"),
         *convert,
         task("filter_source", filters.before_execution, config.filters),
         executor(config.sandbox, check_determinism=False),
@@ -179,14 +184,15 @@ def select_programs(run: Run) -> str:
     """Duplicates of earlier programs (of earlier rounds too) and of seeds, held-out ones too, and programs that share an n-gram with
     evaluation problems."""
     run.connect()
-    from caco_ray.duplicates import find_duplicates
+    from caco_ray.duplicates import Key, find_duplicates
 
     protected = _protected_questions(run)
     known = [run.stage_folder("seeds"), run.stage_folder("unify")]  # as given, the held-out ones too; and as converted
     known += [run.round(number).stage_folder("scale") for number in range(1, run.number)]
-    search, programs, timeout_s = _search_folder(run), run.stage_folder("scale"), run.config.watchdog.timeout_s
+    search, key = _search_folder(run, "select"), Key(("code",), select.program_keys)
+    found = find_duplicates(run.stage_folder("scale"), known, key, search, timeout_s=run.config.watchdog.timeout_s)
     operators = (
-        task("mark_duplicates", mark_duplicates, find_duplicates(programs, known, select.program_keys, search, timeout_s=timeout_s)),
+        task("mark_duplicates", mark_duplicates, found, "program_id", ("duplicate_exact", "duplicate_ast")),
         task("decontaminate", mark_contaminated, protected, "code"),
     )
     totals = run.run_stage("select", _source(run, "select"), SELECTED, operators)
@@ -194,8 +200,11 @@ def select_programs(run: Run) -> str:
     return _counts(totals)
 
 
-def _search_folder(run: Run) -> Folder:
-    return run.folder / f"{prefix('select', run.number)}duplicates"
+_SEARCHES = {"select": "duplicates", "solve": "repeated_questions"}  # folders, while the stage runs
+
+
+def _search_folder(run: Run, stage: str) -> Folder:
+    return run.folder / f"{prefix(stage, run.number)}{_SEARCHES[stage]}"
 
 
 def reverse_programs(run: Run) -> str:
@@ -211,9 +220,19 @@ def reverse_programs(run: Run) -> str:
 
 
 def solve(run: Run) -> str:
-    """A language solution of each question, from the question alone; kept where its answer is the executed one."""
+    """A language solution of each question, from the question alone; kept where its answer is the executed one. Of equal questions with
+    equal answers (of earlier rounds too) the first is solved."""
+    run.connect()
+    from caco_ray.duplicates import Key, find_duplicates
+
+    known = [run.round(number).stage_folder("reverse") for number in range(1, run.number)]
+    search, key = _search_folder(run, "solve"), Key(("question", "program_answer", "output_json"), question_keys)
+    found = find_duplicates(run.stage_folder("reverse"), known, key, search, timeout_s=run.config.watchdog.timeout_s)
     source = _source(run, "solve")
-    return _counts(run.run_stage("solve", source, SOLUTION, solvers(run, rows_per_shard(source))))
+    marked = task("mark_duplicates", mark_duplicates, found, "problem_id", ("duplicate_question", "duplicate_question"))
+    totals = run.run_stage("solve", source, SOLUTION, (marked, *solvers(run, rows_per_shard(source))))
+    search.delete("")  # its rows are marked
+    return _counts(totals)
 
 
 def judge(run: Run) -> str:
@@ -240,7 +259,8 @@ def train_student(run: Run) -> str:
 
 
 def evaluate(run: Run) -> str:
-    """pass@1 of the student, and of the model it was trained from, on problems that no training saw."""
+    """pass@1 of the student, and of the model it was trained from, on problems that no training saw. The student is asked with the text of
+    its training, the base by its own chat template where it has one."""
     config, started = run.config, time.monotonic()
     paths = {"base": config.models.student, "student": "run:student"}
     folder, source = run.claim("evaluate"), _source(run, "evaluate")
@@ -249,12 +269,15 @@ def evaluate(run: Run) -> str:
         served = config.models.evaluate
         if isinstance(served, VllmModel):
             served = served.model_copy(update={"path": paths[name]})
-        operators = (model(run, "solve", served, config.evaluate.sampling, rows_per_shard(source)), actor("grade", agreement.Grade))
+        ask, rows = ask_base if name == "base" else Generate, rows_per_shard(source)
+        operators = (model(run, "solve", served, config.evaluate.sampling, rows, ask), actor("grade", agreement.Grade))
         run.run_stage("evaluate", source, EVALUATED, operators, folder / name)
         results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False))
     folder.write("summary.json", json.dumps({name: result.to_dict() for name, result in results.items()}, indent=1).encode())
     run.close("evaluate", started)
-    return "pass@1 " + ", ".join(f"{name} {percent(result.overall.pass_at_1)}" for name, result in results.items())
+    return "pass@1 " + ", ".join(
+        f"{name} {percent(result.overall.pass_at_1)} ({result.remarks})" for name, result in results.items()
+    )
 
 
 def report(run: Run) -> None:

@@ -44,6 +44,8 @@ REASONS: dict[str, str] = {
     "trivial_output": "`output` is a constant, or copied from `input`",
     "answer_mismatch": "the program's output is not the known answer",
     # a set of rows
+    "duplicate_question": "the question and the answer of an earlier problem, up to layout; it was not solved again",
+    "duplicate_solution": "the same text as an earlier solution of the problem that agreed",
     "duplicate_exact": "the same program text as an earlier row",
     "duplicate_ast": "the same program up to names, comments and layout",
     "contaminated": "shares a run of words with a question of an evaluation set, or is one",

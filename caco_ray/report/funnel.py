@@ -16,7 +16,7 @@ from caco_ray.report.shipped import Shipped, survey
 from caco_ray.rounds import FOLDER, label, places
 from caco_ray.run import FOLDERS, folder_of
 from caco_ray.stage_config import EXECUTES, ROLES, TRAININGS
-from caco_ray.stages.vote import SKIPPED
+from caco_ray.stages.vote import UNDRAWN
 from caco_ray.store import Dataset, Folder
 from caco_ray.store.dataset import SUCCESS_FILE, is_closed
 from caco_ray.store.json_file import damaged, modified, read_json
@@ -50,8 +50,8 @@ class StageReport:
 
     @property
     def undrawn(self) -> int:
-        """Rows that nothing was done for, since an earlier solution had agreed: they are in no rate."""
-        return dict(self.rejected).get(SKIPPED, 0)
+        """Rows that nothing was done for, since an earlier solution or problem said the same: they are in no rate."""
+        return sum(count for reason, count in self.rejected if reason in UNDRAWN)
 
     @property
     def drawn(self) -> int:
@@ -64,7 +64,7 @@ class StageReport:
 
     def share(self, reason: str) -> float | None:
         """Of the drawn rows; None for those that were not drawn."""
-        return dict(self.rejected)[reason] / self.drawn if self.drawn and reason != SKIPPED else None
+        return dict(self.rejected)[reason] / self.drawn if self.drawn and reason not in UNDRAWN else None
 
     @property
     def rows_per_s(self) -> float | None:

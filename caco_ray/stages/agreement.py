@@ -9,7 +9,7 @@ import pyarrow as pa
 from caco_ray.errors import StageContractError
 from caco_ray.grading import Algebra, ExecutedAnswer, Verdict, answers_agree, answers_equal, final_answer, stated_answers
 from caco_ray.schema import Row, live, reject, to_table
-from caco_ray.stages.vote import record_votes
+from caco_ray.stages.vote import record_votes, reject_repeats
 
 UNDECIDED = "grading: the algebra system gave no verdict on {answer!r} within its limits, twice"
 
@@ -38,7 +38,8 @@ class Agreement(_Grading):
     """Solutions: fills `language_answer` from `solution`; it must agree with the executed answer.
 
     Every final answer that the solution states must agree, not only the last: a solution that says 5 and then 7 proves neither.
-    Reasons: `no_final_answer`, `answer_disagrees`. `complete` counts the solutions of one problem together (`vote`).
+    Reasons: `no_final_answer`, `answer_disagrees`. `complete` counts the solutions of one problem together and rejects those that are the
+    same text as another (`vote`): `duplicate_solution`.
     """
 
     def __init__(self, cpu_s: int = 5, samples: int | None = None) -> None:
@@ -52,6 +53,7 @@ class Agreement(_Grading):
             return table
         rows = table.to_pylist()
         record_votes(rows, self._samples, lambda one, other: answers_equal(one, other, self._algebra) is Verdict.AGREE)
+        reject_repeats(rows)
         return to_table(rows, table.schema)
 
     def _grade(self, row: Row) -> None:

@@ -8,18 +8,21 @@ from caco_ray.schema import live, reject, to_table
 from caco_ray.stages.select import EvaluationIndex, contamination, program_contamination
 
 
-def mark_duplicates(table: pa.Table, duplicates: Duplicates) -> pa.Table:
-    """Reject the rows whose program (`program_id`) is among the duplicates, and name the earlier one."""
+def mark_duplicates(table: pa.Table, duplicates: Duplicates, column: str, reasons: tuple[str, str]) -> pa.Table:
+    """Reject the rows whose `column` (`program_id`, `problem_id`) is among the duplicates, and name the earlier one.
+
+    `reasons`: where text and normal form are the same, and where the normal form alone is.
+    """
     if not table.num_rows:
         return table
     found = duplicates.among(table["sample_index"])
-    here = found.filter(pc.is_in(found["row_id"], value_set=table["program_id"].combine_chunks()))
-    of_program = {row["row_id"]: row for row in here.to_pylist()}
+    here = found.filter(pc.is_in(found["row_id"], value_set=table[column].combine_chunks()))
+    by_id = {row["row_id"]: row for row in here.to_pylist()}
     rows = table.to_pylist()
     for row in live(rows):
-        if (duplicate := of_program.get(row["program_id"])) is not None:
+        if (duplicate := by_id.get(row[column])) is not None:
             row["duplicate_of"] = duplicate["duplicate_of"]
-            reject(row, "duplicate_exact" if duplicate["is_exact"] else "duplicate_ast")
+            reject(row, reasons[0] if duplicate["is_exact"] else reasons[1])
     return to_table(rows, table.schema)
 
 

@@ -9,10 +9,13 @@ import pytest
 
 from caco_ray import duplicates
 from caco_ray.duplicate_files import KEYS, Duplicates, merged, repeated, split
-from caco_ray.schema import PROGRAM, SEED, SELECTED, Row, to_table
+from caco_ray.duplicates import Key
+from caco_ray.schema import PROBLEM, PROGRAM, SEED, SELECTED, SOLUTION, Row, to_table
 from caco_ray.stages.mark import mark_duplicates
+from caco_ray.stages.repeats import question_keys
 from caco_ray.store import DatasetWriter, Folder, StageInfo
 
+REASONS = ("duplicate_exact", "duplicate_ast")
 ROWS = (
     ("seed", -1, 10, 100),
     ("copy_of_seed", 0, 10, 100),
@@ -108,25 +111,65 @@ def test_shards_in_any_buckets_and_parts_give_what_one_look_at_all_rows_gives(
     every = [(known, 0, True), *((made, shard, False) for shard in range(len(shards)))]
     groups = [every[start : start + 4] for start in range(0, len(every), 4)]
     for number, group in enumerate(groups):
-        duplicates._keys(where.folder, number, group, key, buckets)
+        duplicates._keys(where.folder, number, group, Key(("code",), key), buckets)
     for bucket in range(buckets):
         duplicates._find(where, bucket, len(groups))
     for part in range(parts):
         duplicates._part(where, part, buckets)
     marked: dict[str, tuple[str, str]] = {}
     for rows in shards:
-        table = mark_duplicates(to_table([{**row, "program_id": row["row_id"]} for row in rows], SELECTED), where)
+        table = mark_duplicates(to_table([{**row, "program_id": row["row_id"]} for row in rows], SELECTED), where, "program_id", REASONS)
         marked |= {
             row["row_id"]: (row["duplicate_of"], row["reject_reason"]) for row in table.to_pylist() if row["reject_reason"] is not None
         }
     assert marked == plainly(before, shards) and len(marked) > 10
 
 
+def test_of_equal_problems_the_first_stays_through_all_rounds_and_shards(tmp_path: Path) -> None:
+    """The columns: sample, question, answer, and the place of the earlier problem that it repeats."""
+    rounds = (
+        [(0, "What is 2 + 3?", "5", None), (1, "What is 2 * 3?", "6", None)],
+        [
+            (70, "what is $2 + 3$ ?", "5", 0),  # of the round before
+            (70, "What is 2 + 4?", "6", None),
+            (70, "What is 2 + 4?", "6", 3),  # of the same program
+            (71, "What is 2 * 3?", "5", None),  # another answer
+            (72, "What is 2 + 4?", "6.0", 3),
+            (65, "What is half of 1?", "1/2", None),
+            (66, "What is half of 1?", "0.5", 7),
+        ],
+    )
+    outputs = {"1/2": '{"$fraction":[1,2]}'}
+    rows = [
+        {"row_id": f"{place:032x}", "parent_id": "x", "sample_index": number, "question": question, "program_answer": answer}
+        | {"output_json": outputs.get(answer, answer)}
+        for place, (number, question, answer, _) in enumerate(chain(*rounds))
+    ]
+    first, second = Folder(str(tmp_path / "first")), Folder(str(tmp_path / "second"))
+    commit(first, "reverse", PROBLEM, [rows[:2]])
+    shards = [rows[2:4], rows[4:6], rows[6:7], rows[7:]]
+    commit(second, "reverse", PROBLEM, shards)
+    where, key = Duplicates(Folder(str(tmp_path / "found")), 2, 40), Key(("question", "program_answer", "output_json"), question_keys)
+    duplicates._keys(where.folder, 0, [(second, shard, False) for shard in range(len(shards))], key, 3)
+    duplicates._keys(where.folder, 1, [(first, 0, True)], key, 3)
+    for bucket in range(3):
+        duplicates._find(where, bucket, 2)
+    for part in range(2):
+        duplicates._part(where, part, 3)
+    solutions = [{**row, "problem_id": row["row_id"], "row_id": f"{at}-{sample}"} for at, row in enumerate(rows) for sample in (0, 1)]
+    marked = mark_duplicates(
+        to_table(solutions[4:], SOLUTION), where, "problem_id", ("duplicate_question", "duplicate_question")
+    ).to_pylist()
+    of = [None if at is None else f"{at:032x}" for *_, at in rounds[1] for _ in (0, 1)]
+    assert [row["duplicate_of"] for row in marked] == of
+    assert [row["reject_reason"] for row in marked] == [at and "duplicate_question" for at in of]
+
+
 def test_a_task_that_was_done_before_is_not_done_again(tmp_path: Path) -> None:
     where = Duplicates(Folder(str(tmp_path)), 1, 10)
     for name in ("keys-00000.arrow", "found-00000.arrow", "part-00000.arrow"):
         (tmp_path / name).write_bytes(b"of a search that was killed")
-    duplicates._keys(where.folder, 0, [(Folder(str(tmp_path / "absent")), 0, True)], key, 1)
+    duplicates._keys(where.folder, 0, [(Folder(str(tmp_path / "absent")), 0, True)], Key(("code",), key), 1)
     duplicates._find(where, 0, 1)
     duplicates._part(where, 0, 1)
     assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"of a search that was killed"}

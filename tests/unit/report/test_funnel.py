@@ -62,6 +62,14 @@ def test_solutions_that_were_not_needed_are_in_no_rate(run) -> None:
     assert [bar.rejected for bar in funnel_bars([solve])] == [60.0]
 
 
+def test_problems_that_repeat_others_are_in_no_rate(run) -> None:
+    run.folder.delete(FOLDERS["solve"])
+    run.stage("solve", 2, {"duplicate_question": 4, "duplicate_solution": 1, "answer_disagrees": 1}, fan_out=4)
+    solve = stage_of(collect(run.folder), "solve")
+    assert (solve.rows, solve.drawn, solve.undrawn, solve.failed, solve.kept_share) == (8, 4, 4, 2, 0.5)
+    assert (solve.share("duplicate_solution"), solve.share("duplicate_question")) == (0.25, None)
+
+
 def test_a_run_that_stopped_early_reports_what_is_closed(empty_run) -> None:
     empty_run.stage("seeds", 6, {})
     empty_run.stage("unify", 6, {})

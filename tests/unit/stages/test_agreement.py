@@ -88,6 +88,29 @@ def test_solutions_of_a_problem_are_counted_together():
     assert _votes(rows[8:]) == [(None, None, None)] * 4
 
 
+def test_solutions_that_are_the_same_text_count_each_and_the_first_is_kept():
+    operator = Agreement(cpu_s=1, samples=4)
+    texts = (r"\boxed{13}", r"So \boxed{12}", r"\boxed{12}", "So \\boxed{12}\n")
+    rows = [{**_solution(text), "parent_id": "p", "row_id": f"p{number}"} for number, text in enumerate(texts)]
+    other = [{**_solution(r"So \boxed{12}"), "parent_id": "q", "row_id": f"q{number}"} for number in range(4)]
+    wrong = [{**_solution(r"\boxed{9}"), "parent_id": "r", "row_id": f"r{number}"} for number in range(4)]
+    result = operator.complete(operator(_table(SOLUTION, *rows, *other, *wrong))).to_pylist()
+    operator.close()
+    repeated, disagrees = "duplicate_solution", "answer_disagrees"
+    assert [row["reject_reason"] for row in result[:8]] == [disagrees, None, None, repeated, None, repeated, repeated, repeated]
+    assert [row["duplicate_of"] for row in result[:8]] == [None, None, None, "p1", None, "q0", "q0", "q0"]
+    assert [row["reject_reason"] for row in result[8:]] == [disagrees] * 4
+    assert [_votes(result)[at] for at in (0, 4)] == [(4, 0.75, "12"), (4, 1.0, "12")]
+
+
+def test_problems_that_repeat_others_are_in_no_vote():
+    operator = Agreement(cpu_s=1, samples=2)
+    rows = [{**_solution(None), "parent_id": "p", "row_id": f"p{number}", "reject_reason": "duplicate_question"} for number in range(2)]
+    result = operator.complete(operator(_table(SOLUTION, *rows))).to_pylist()
+    operator.close()
+    assert _votes(result) == [(None, None, None)] * 2
+
+
 def test_an_empty_table_passes(agreement):
     assert agreement(_table(SOLUTION)).num_rows == 0
 
