@@ -47,6 +47,22 @@ for flags in (0x21, 0x23) * 8:  # 512 MB in all
         held += 1 << 25
 output = 'ESCAPED' if held else 'blocked'
 """),
+    Attack("14_huge_page_kept_by_a_page", """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+size = 1 << 21
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+for _ in range(8):
+    start = libc.mmap(None, ctypes.c_size_t(2 * size), 3, 0x22, -1, ctypes.c_long(0))
+    huge = (start + size - 1) // size * size
+    for advice in (14, 25):  # MADV_HUGEPAGE, MADV_COLLAPSE
+        libc.madvise(ctypes.c_void_p(huge), ctypes.c_size_t(size), advice)
+    ctypes.memset(huge, 1, size)
+output = 'blocked' if faults() - before >= 8 * size // resource.getpagesize() else 'ESCAPED'
+"""),
     Attack("15_huge_int", "x = 10 ** 10 ** 8", ("timeout_cpu", "oom"), slow=True),
     Attack("16_huge_int_text", "output = str(7 ** 10 ** 6)", ("error",)),
     Attack("16_huge_int_output", "output = 1 << (1 << 24)", ("output_too_large",)),

@@ -60,6 +60,7 @@ def seal_interpreter(level: str, readable: Sequence[str]) -> None:
         return
     if level == "L3":
         namespaces.keep_only(readable)
+    libc.no_more_huge_pages()
     libc.no_new_privileges()
     libc.drop_capabilities()
     libc.hide_from_others()
