@@ -23,7 +23,7 @@ class Sandbox:
         limits: of each program.
         allow_unsafe: needed for `require="L0"`, which isolates nothing.
         workers: programs that run at once in `run_many`, one CPU each; every worker keeps its own warm interpreters
-            (about 15 MB for standard-library programs, 85 MB more once a program names numpy or sympy).
+            (about 15 MB for standard-library programs, 85 MB more once a program names numpy or sympy; for each hash seed asked for).
         trap_denied: a denied system call kills the program with SIGSYS instead of giving it an error; shows calls missing from the list.
         huge_pages: let the kernel gather the interpreter's memory into 2 MiB pages.
 
