@@ -19,9 +19,16 @@ _MIN_SHARDS, _MAX_SHARDS = 3, 256  # in flight in an engine, a thread each
 _INTERPRETERS_MB = 256  # of one sandbox worker: light and science interpreters for two hash seeds, 210 MB on x86-64
 
 
-def model(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, shard_rows: int) -> Operator:
-    """A pool of engines. `shard_rows`: that come to them in a shard on average."""
-    return _model(f"{role}_model", _generate(run, role, config, sampling), config, shard_rows)
+def model(
+    run: Run,
+    role: Role,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+    shard_rows: int,
+    generate: Callable[..., Generate] = Generate,
+) -> Operator:
+    """A pool of engines. `shard_rows`: that come to them in a shard on average. `generate`: makes the operator as `Generate` does."""
+    return _model(f"{role}_model", _generate(run, role, config, sampling, generate), config, shard_rows)
 
 
 def solvers(run: Run, shard_rows: int) -> tuple[Operator, ...]:
@@ -52,8 +59,10 @@ def actor(name: str, make: Callable[[], TableFunction]) -> Operator:
     return Operator(name, make, actors=1)
 
 
-def _generate(run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig) -> Callable[[], Generate]:
-    return partial(Generate, role, config, run.model_path(config), sampling, run.config.seed)
+def _generate(
+    run: Run, role: Role, config: ModelConfig, sampling: SamplingConfig, generate: Callable[..., Generate] = Generate
+) -> Callable[[], Generate]:
+    return partial(generate, role, config, run.model_path(config), sampling, run.config.seed)
 
 
 def shards_in_flight(config: ModelConfig, shard_rows: int) -> int:

@@ -157,12 +157,12 @@ def train_codegen(run: Run) -> str:
 
 
 def codegen_data(run: Run) -> list[TrainingData]:
-    """What the generator of this round learns from."""
+    """What the generator of this round learns from: programs of its own have no question yet, and teach `sample` alone."""
     training = run.config.training.codegen
     data = [committed_data(FOLDERS["unify"], run.dataset("unify"), training)]
     for number in range(1, run.number):
         name = f"{prefix('select', number)}{FOLDERS['select']}"
-        data.append(committed_data(name, run.round(number).dataset("select"), training, run.config.own_weight))
+        data.append(committed_data(name, run.round(number).dataset("select"), training, run.config.own_weight, roles=("sample",)))
     return data
 
 
@@ -275,9 +275,7 @@ def evaluate(run: Run) -> str:
         results[name] = evaluate_rows(Dataset(folder / name).rows(kept_only=False))
     folder.write("summary.json", json.dumps({name: result.to_dict() for name, result in results.items()}, indent=1).encode())
     run.close("evaluate", started)
-    return "pass@1 " + ", ".join(
-        f"{name} {percent(result.overall.pass_at_1)} ({result.remarks})" for name, result in results.items()
-    )
+    return "pass@1 " + ", ".join(f"{name} {percent(result.overall.pass_at_1)} ({result.remarks})" for name, result in results.items())
 
 
 def report(run: Run) -> None:

@@ -21,15 +21,16 @@ Family = Literal["instruct", "trained", "alpaca"]
 Prompt = str | list[dict[str, str]]  # raw text, or chat messages (`role`, `content`)
 
 START = "<|im_start|>"  # opens every turn of the family "trained"
-END = "<|im_end|>"  # ends every turn; the last one of a sequence is the tokenizer's own end where this is no token of it, see raw_text.py
+END = "<|im_end|>"  # ends every turn; the last one of a learned sequence gives way to the tokenizer's own end, see raw_text.py
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a training sequence; the loss counts where `learn` is true."""
+    """A piece of a training sequence; the loss counts where `learn` is true, and teaches `role`."""
 
     text: str
     learn: bool
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
@@ -266,29 +267,41 @@ def _draw(name: str, of: dict[str, str], row: Row) -> str:
     return list(of)[int.from_bytes(digest, "big") % len(of)]
 
 
+# Columns that a row needs to teach a role; those of a shipped row stand in for the ones that it lacks.
+TAUGHT_BY: dict[str, tuple[str, ...]] = {"sample": ("code",), "reverse": ("code", "question"), "solve": ("question", "cot")}
+_SHIPPED_AS = {"question": "instruction", "cot": "output"}
+
+
+def as_solved(row: Row) -> Row:
+    """A row with `question` and `cot`: a shipped one has them as `instruction` and `output`."""
+    missing = {name: row[shipped] for name, shipped in _SHIPPED_AS.items() if not row.get(name) and row.get(shipped)}
+    return {**row, **missing} if missing else row
+
+
 def training_examples(row: Row, roles: tuple[str, ...]) -> list[tuple[Segment, ...]]:
     """Training sequences of one solved row (`question`, `cot`, `code`, `answer`) for the roles of a trained model.
 
     Sample and reverse share a sequence, since the prompt of the second is the prompt and response of the first. What
     the row lacks gives no sequence. The program never stands before a solution.
     """
+    row = as_solved(row)
     code, question = row.get("code"), row.get("question")
     program: tuple[Segment, ...] = ()
     if code and ("sample" in roles or ("reverse" in roles and question)):
-        program = _turn(PROGRAM_TURN, code, learn="sample" in roles)
+        program = _turn(PROGRAM_TURN, code, "sample", learn="sample" in roles)
         if question and "reverse" in roles:
-            program = (*program, *_turn(f"\n{QUESTION_TURN}", question, learn=True))
+            program = (*program, *_turn(f"\n{QUESTION_TURN}", question, "reverse", learn=True))
     solution: tuple[Segment, ...] = ()
     if question and row.get("cot") and "solve" in roles:
         header = Template(SOLVE_TRAINED.text).substitute(question=_plain(question))
-        solution = (Segment(header, False), Segment(_plain(solution_text(row)) + END, True))
+        solution = (Segment(header, False), Segment(_plain(solution_text(row)) + END, True, "solve"))
     return [sequence for sequence in (program, solution) if sequence]
 
 
 def student_example(row: Row) -> tuple[Segment, ...]:
     """Training sequence of one shipped row (`instruction`, `output`): the text of `SOLVE_ALPACA`, then the response."""
     header = Template(SOLVE_ALPACA.text).substitute(question=_plain(row["instruction"]))
-    return Segment(header, False), Segment(_plain(row["output"]) + END, True)
+    return Segment(header, False), Segment(_plain(row["output"]) + END, True, "solve")
 
 
 def solution_text(row: Row) -> str:
@@ -299,8 +312,8 @@ def solution_text(row: Row) -> str:
     return f"{cot} The answer is \\boxed{{{row['answer']}}}."
 
 
-def _turn(header: str, text: str, *, learn: bool) -> tuple[Segment, ...]:
-    return Segment(header, False), Segment(_plain(text) + END, learn)
+def _turn(header: str, text: str, role: Role, *, learn: bool) -> tuple[Segment, ...]:
+    return Segment(header, False), Segment(_plain(text) + END, learn, role if learn else None)
 
 
 def _plain(text: str) -> str:

@@ -30,7 +30,7 @@ class RawText:
         return [token for part in parts if part for token in self._encode(part, split_special_tokens=part not in (START, END))]
 
     def last_ids(self, text: str) -> list[int]:
-        """Of the last piece of a learned sequence: an `END` that is no token gives way to the tokenizer's own end.
+        """Of the last piece of a learned sequence: an `END` that is not the tokenizer's own end gives way to that one.
 
         Raises:
             ModelError: it has none.
@@ -55,14 +55,18 @@ def start_ids(tokenizer: Any) -> list[int]:
 
 
 def turn_end(tokenizer: Any) -> str:
-    """What ends a learned sequence, as one token: `prompts.END`, or where the tokenizer has no such token, its own end.
+    """What ends a learned sequence, as one token: the tokenizer's own end, or `prompts.END` where it has none.
+
+    A base that has `END` in its vocabulary may never have seen it (those of Qwen2.5 end in <|endoftext|>): adapters, which leave embeddings
+    and head as they are, would not learn to write it, nor to stop (https://github.com/QwenLM/Qwen3/issues/927). Limit: turns inside a
+    sequence end in `END` whatever the base, so that a sampler that learns to reverse as well may go on to the question.
 
     Raises:
         ModelError: it has neither.
     """
+    if tokenizer.eos_token is not None:
+        return str(tokenizer.eos_token)
     token = tokenizer.convert_tokens_to_ids(END)
     if token != tokenizer.unk_token_id and tokenizer(f"x{END}", add_special_tokens=False).input_ids[-1] == token:
         return END
-    if tokenizer.eos_token is None:
-        raise ModelError(f"{tokenizer.name_or_path}: its tokenizer has neither the token {END} nor an eos_token: nothing would end a reply")
-    return str(tokenizer.eos_token)
+    raise ModelError(f"{tokenizer.name_or_path}: its tokenizer has neither the token {END} nor an eos_token: nothing would end a reply")

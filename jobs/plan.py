@@ -1,7 +1,8 @@
-"""What a run will take, before it runs: python jobs/plan.py profile=cluster scale.samples=1e6 [plan.rates=/abs/small/run] [key=value ...]
+"""What a run will take, before it runs: python jobs/plan.py profile=gpu8 scale.samples=1e6 [plan.rates=/abs/small/run] [key=value ...]
 
 plan.rates: a run or a file of rates (default: the paper's); plan.compare=/abs/run: its config, and its real times beside the predicted;
-plan.seeds=339000: so many seeds without code; plan.gpu_hour, plan.cpu_hour: prices; plan.gpu_speed: of the GPUs against the measured ones.
+plan.seeds=339000: so many seeds without code, instead of those of seeds.path;
+plan.gpu_hour, plan.cpu_hour: prices; plan.gpu_speed: of the GPUs against the measured ones.
 """
 
 import sys
@@ -10,6 +11,7 @@ from caco_ray.cli import run_composed
 from caco_ray.cost.job import PlanJobConfig, load_plan_job
 
 NO_RUN = "run.dir=/a/plan/has/no/run.dir"  # the first of its kind: one that is given comes later, and counts
+NO_FILE = "seeds.path=/none/with/plan.seeds"  # the same; nobody opens it
 
 
 def main(config: PlanJobConfig) -> None:
@@ -19,5 +21,5 @@ def main(config: PlanJobConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv.insert(1, NO_RUN)
+    sys.argv[1:1] = [NO_RUN, *([NO_FILE] if any(each.startswith("plan.seeds=") for each in sys.argv) else [])]
     run_composed("config", load_plan_job, main)

@@ -1,6 +1,6 @@
 """One job per point of a sweep, on a Ray cluster or on Kubernetes, and what they made side by side:
 
-python jobs/submit.py profile=cluster sweep='sampling.temperature=0.7,0.9 scale.samples=1e5,1e6' run.dir=/shared/BASE [key=value ...]
+python jobs/submit.py profile=gpu8 sweep='sampling.temperature=0.7,0.9 scale.samples=1e5,1e6' run.dir=/shared/BASE [key=value ...]
     target=ray [address=http://HEAD:8265] [wait=false] [parallel=2] [retries=1]
     target=k8s [k8s=RENDERED.yaml] [manifests=FOLDER] [apply=true]
 

@@ -12,6 +12,8 @@ from pydantic import (
 
 from caco_ray.config.base import Strict
 
+TrainedRole = Literal["sample", "reverse", "solve"]
+
 
 class LoraConfig(Strict):
     """Low-rank adapters on the linear layers (https://arxiv.org/abs/2106.09685); the export has them merged."""
@@ -25,11 +27,12 @@ class TrainingConfig(Strict):
     """One fine-tuning run. The large defaults are those of the authors' training scripts."""
 
     enabled: bool = True
-    roles: tuple[Literal["sample", "reverse", "solve"], ...] = Field(min_length=1)
+    roles: tuple[TrainedRole, ...] = Field(min_length=1)
     prompts: Literal["trained", "alpaca"] = "trained"  # prompt family, see prompts.py; alpaca learns `instruction` -> `output`
     domain_tags: bool = False  # each program begins with the comment `# Domain: ...`, learned with it
     epochs: PositiveFloat = 1
     max_steps: PositiveInt | None = None
+    min_steps: PositiveInt = 20  # a training of fewer leaves the base almost as it was and is refused, unless max_steps asks for it
     learning_rate: PositiveFloat = 5e-6
     warmup_fraction: float = Field(0.03, ge=0, le=1)
     weight_decay: NonNegativeFloat = 0.1

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from caco_ray.config import Config, SeedsConfig, Strict, load_config, validate
 from caco_ray.cost.compare import Compared, compare
 from caco_ray.cost.measured import data_sets, measured
-from caco_ray.cost.plan import Prices, Seeds, make_plan
+from caco_ray.cost.plan import Plan, Prices, Seeds, make_plan
 from caco_ray.cost.rates import Rates, device_of, published, quickstart, read_rates
 from caco_ray.cost.table import print_comparison, print_plan
 from caco_ray.errors import RunDirError
@@ -19,10 +19,11 @@ from caco_ray.progress import make_console
 from caco_ray.run import FOLDERS
 from caco_ray.seeds import load_seeds
 from caco_ray.seeds.builtin import builtin_seeds
-from caco_ray.stage_config import MODELS, TRAININGS
+from caco_ray.stage_config import MODELS, TRAININGS, training_of
 from caco_ray.store import Folder
 from caco_ray.store.dataset import SUCCESS_FILE, differences, is_closed
 from caco_ray.store.json_file import read_json
+from caco_ray.training.plan import too_short
 
 _FILES = (".yaml", ".yml", ".json")
 _SIZES = ("scale.samples", "scale.shard_rows", "scale.accept", "scale.budget", "seed", "round")  # settings that change how much, not how
@@ -75,11 +76,18 @@ def run_plan_job(job: PlanJobConfig) -> None:
         return
     made = make_plan(job.config, count_seeds(job.config.seeds, plan.seeds), rates, plan.gpu_speed)
     print_plan(console, made, rates, published(), Prices(plan.gpu_hour, plan.cpu_hour))
-    notes = list(rates.doubts)
+    notes = [*rates.doubts, *short_trainings(job.config, made)]
     if plan.rates is not None and not plan.rates.endswith(_FILES):
         notes += (f"the rates were measured with other settings. {line}" for line in changed(Folder(plan.rates), job.config))
     for note in notes:
         console.print(f"NOTE: {note}", markup=False)
+
+
+def short_trainings(config: Config, plan: Plan) -> Iterator[str]:
+    """Trainings that a run would refuse: by the rates, its rows make too few steps."""
+    for estimate in plan.stages:
+        if (stage := estimate.label.split()[0]) in TRAININGS and (said := too_short(estimate.rows, training_of(config, stage))):
+            yield f"{estimate.label} would be refused: {said}"
 
 
 def open_rates(path: str | None, config: Config) -> Rates:

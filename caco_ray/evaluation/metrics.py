@@ -29,13 +29,21 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`unanswered`: attempts without a final answer; `undecided`: quarantined attempts, in no rate."""
+    """`unanswered`: attempts without a final answer, those of them included that were `truncated` (cut off at `max_tokens`); `undecided`:
+    quarantined attempts, in no rate. `prompts`: what was asked, as `name@version:family`."""
 
     overall: Accuracy
     by_domain: dict[str, Accuracy]
     by_difficulty: dict[str, Accuracy]
     unanswered: int
+    truncated: int
     undecided: int
+    prompts: tuple[str, ...]
+
+    @property
+    def remarks(self) -> str:
+        """What a rate must be read with."""
+        return remarks(self.unanswered, self.truncated, self.prompts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""
@@ -51,8 +59,15 @@ def evaluate_rows(rows: Iterable[Row]) -> Evaluation:
         by_domain=_grouped(counted, "domain"),
         by_difficulty=_grouped(counted, "difficulty"),
         unanswered=sum(row["language_answer"] is None for row in counted),
+        truncated=sum(row["reject_reason"] == "truncated" for row in counted),
         undecided=len(rows) - len(counted),
+        prompts=tuple(sorted({row["solve_prompt"] for row in rows if row["solve_prompt"] is not None})),
     )
+
+
+def remarks(unanswered: int, truncated: int, prompts: tuple[str, ...]) -> str:
+    """In words: attempts that gave no answer, and what was asked."""
+    return f"{unanswered:,} without an answer, {truncated:,} of them truncated; asked with {', '.join(prompts) or 'no prompt'}"
 
 
 def wilson_interval(rate: float, trials: int) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """What a run trained and how well it did: `models/<name>/_SUCCESS` and `progress.jsonl`, `evaluation/summary.json`."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from caco_ray.config import Config, FakeModel
-from caco_ray.evaluation import Accuracy
+from caco_ray.evaluation import Accuracy, remarks
 from caco_ray.store import Folder
 from caco_ray.store.dataset import SUCCESS_FILE
 from caco_ray.store.json_file import damaged, read_json
@@ -28,13 +29,20 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """pass@1 of one model (`base` or `student`)."""
+    """pass@1 of one model (`base` or `student`); the counts are those of `evaluation.Evaluation`."""
 
     model: str
     overall: Accuracy
     by_domain: dict[str, Accuracy]
     unanswered: int
+    truncated: int
     undecided: int
+    prompts: tuple[str, ...]
+
+    @property
+    def remarks(self) -> str:
+        """What a rate must be read with."""
+        return remarks(self.unanswered, self.truncated, self.prompts)
 
 
 def fake_roles(config: Config) -> list[str]:
@@ -51,7 +59,10 @@ def read_training(name: str, folder: Folder) -> TrainingReport:
     body = read_json(folder, SUCCESS_FILE)
     try:
         skipped = {f"skipped_{reason}": count for reason, count in body["metrics"].get("skipped", {}).items()}
-        metrics = {key: value for key, value in (body["metrics"] | skipped).items() if _is_number(value)}
+        sequences: Counter[str] = Counter()  # by role, of all data sets
+        for of_set in body["metrics"].get("sequences", {}).values():
+            sequences.update({f"sequences_to_{role}": count for role, count in of_set.items()})
+        metrics = {key: value for key, value in (body["metrics"] | sequences | skipped).items() if _is_number(value)}
         return TrainingReport(name, float(body["seconds"]), metrics, read_losses(folder), body["fingerprint"], body["code_version"])
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(folder, SUCCESS_FILE, error) from error
@@ -96,7 +107,8 @@ def read_evaluations(folder: Folder) -> tuple[EvaluationReport, ...]:
 
 def _evaluation(model: str, result: dict[str, Any]) -> EvaluationReport:
     domains = {domain: Accuracy(**accuracy) for domain, accuracy in result["by_domain"].items()}
-    return EvaluationReport(model, Accuracy(**result["overall"]), domains, result["unanswered"], result["undecided"])
+    counts = {name: result[name] for name in ("unanswered", "truncated", "undecided")}
+    return EvaluationReport(model, Accuracy(**result["overall"]), domains, **counts, prompts=tuple(result["prompts"]))
 
 
 def _is_number(value: object) -> bool:

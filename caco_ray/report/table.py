@@ -74,4 +74,4 @@ def _pass_at_1(evaluation: EvaluationReport) -> str:
     if score.pass_at_1 is None or score.low is None or score.high is None:
         return f"{evaluation.model}: pass@1 not measured (no problems{left_out})"
     interval = f"95 % interval {score.low:.1%} to {score.high:.1%}"
-    return f"{evaluation.model}: pass@1 {score.pass_at_1:.1%} ({interval}; {score.problems:,} problems{left_out})"
+    return f"{evaluation.model}: pass@1 {score.pass_at_1:.1%} ({interval}; {score.problems:,} problems; {evaluation.remarks}{left_out})"

@@ -23,9 +23,11 @@ import pyarrow.compute as pc
 from caco_ray import __version__
 from caco_ray.config import TrainingConfig
 from caco_ray.errors import UserError
-from caco_ray.prompts import Segment
+from caco_ray.prompts import TAUGHT_BY, Segment, as_solved
 from caco_ray.raw_text import RawText
+from caco_ray.schema import Row
 from caco_ray.store import Folder
+from caco_ray.training.plan import Mixed
 from caco_ray.training.types import TokenStats, TrainingData
 
 TOO_LONG = "too_long"
@@ -43,6 +45,9 @@ _SCHEMA = pa.schema(
     ]
 )
 _ROWS_PER_BATCH = 1024
+_LAYOUT = 2  # raise when the same rows give other tokens, or other figures of them
+_STUDENT_COLUMNS = ("instruction", "output")
+_COLUMNS = frozenset((*_STUDENT_COLUMNS, *(name for names in TAUGHT_BY.values() for name in names)))
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,14 @@ class Example:
     input_ids: list[int]
     learn: list[bool]
     learned: int  # the first token has nothing before it to be predicted from, and never counts
+    roles: tuple[str, ...] = ()  # that it teaches; no column
 
 
 def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig, path: Path) -> TokenStats:
     """Tokenise every example of every row of the mixture into `path`, unless that has been done; the file appears whole or not at all.
 
     Raises:
-        UserError: there are no rows, or none of the examples of a data set can be used.
+        UserError: there are no rows, none of the examples of a data set can be used, or none teaches one of its roles.
     """
     note, key = path.with_suffix(".json"), _key(data, tokenizer, training)
     if key and (known := _known(path, key)) is not None:
@@ -85,7 +91,8 @@ def write_tokens(data: Sequence[TrainingData], tokenizer: Any, training: Trainin
             writer.write_batch(_record_batch(buffer))
     for source, entry in enumerate(data):
         counts.require_some(source, entry.name, training)
-    stats = counts.stats()
+        counts.require_roles(source, entry, training)
+    stats = counts.stats(data)
     if training.heldout_fraction and not stats.heldout:
         raise UserError(f"training heldout_fraction={training.heldout_fraction}: holds out none of {stats.examples} examples; raise it")
     os.replace(partial, path)
@@ -117,14 +124,24 @@ class _Counts:
         self.rows: Counter[int] = Counter()
         self.kept: Counter[tuple[int, bool]] = Counter()  # by data set and `heldout`
         self.skipped: dict[int, Counter[str]] = {}
+        self.columns: dict[int, set[str]] = {}  # that some row has, of those that teach
+        self.found: Counter[tuple[int, str]] = Counter()  # sequences by data set and role
+        self.taught: Counter[tuple[int, str]] = Counter()  # those of them that are trained on
         self.tokens = self.learned = 0
 
     def skip(self, source: int, row_id: str, reason: str, tokens: int | None = None) -> None:
         self.skipped.setdefault(source, Counter())[reason] += 1
         self._skipped_file.write(json.dumps({"row_id": row_id, "reason": reason, "tokens": tokens}) + "\n")
 
+    def see(self, source: int, row: Row) -> None:
+        """Note what a row has."""
+        self.rows[source] += 1
+        seen = self.columns.setdefault(source, set())
+        seen |= {name for name in _COLUMNS - seen if row.get(name)}
+
     def take(self, example: Example, max_length: int) -> bool:
         """Count an example; false if it cannot be used."""
+        self.found.update((example.source, role) for role in example.roles)
         reason = TOO_LONG if len(example.input_ids) > max_length else None if example.learned else NOTHING_TO_LEARN
         if reason:
             self.skip(example.source, example.row_id, reason, len(example.input_ids))
@@ -132,6 +149,8 @@ class _Counts:
         self.kept[example.source, example.heldout] += 1
         self.tokens += len(example.input_ids)
         self.learned += example.learned
+        if not example.heldout:
+            self.taught.update((example.source, role) for role in example.roles)
         return True
 
     def require_some(self, source: int, name: str, training: TrainingConfig) -> None:
@@ -145,17 +164,39 @@ class _Counts:
         if not self.kept[source, False]:
             raise UserError(f"{where}: all of its examples are held out; lower training heldout_fraction")
 
-    def stats(self) -> TokenStats:
+    def require_roles(self, source: int, entry: TrainingData, training: TrainingConfig) -> None:
+        """A role that nothing teaches would leave a model that was never trained for it, without a word."""
+        for role in entry.roles:
+            if self.taught[source, role]:
+                continue
+            needed = _STUDENT_COLUMNS if training.prompts == "alpaca" else TAUGHT_BY[role]
+            missing = [name for name in needed if name not in self.columns[source]]
+            if found := self.found[source, role]:
+                why = f"its {found:,} sequences are longer than max_length={training.max_length} tokens, or held out"
+            else:
+                why = f"no row has {' or '.join(missing)}" if missing else f"no row has all of {', '.join(needed)}"
+            raise UserError(
+                f"training data {entry.name}: none of its {self.rows[source]:,} rows teaches the role {role} ({why}); "
+                "leave the role out of training roles, or give data that has it"
+            )
+
+    def stats(self, data: Sequence[TrainingData]) -> TokenStats:
         skipped = sum(self.skipped.values(), Counter[str]())
         heldout = sum(count for (_, held), count in self.kept.items() if held)
-        return TokenStats(self.rows.total(), self.kept.total(), heldout, self.tokens, self.learned, dict(skipped))
+        return TokenStats(self.rows.total(), self.kept.total(), heldout, self.tokens, self.learned, dict(skipped), self._sequences(data))
+
+    def _sequences(self, data: Sequence[TrainingData]) -> dict[str, dict[str, int]]:
+        found: dict[str, Counter[str]] = {}  # one data set may be given twice
+        for (source, role), count in self.taught.items():
+            found.setdefault(data[source].name, Counter())[role] += count
+        return {name: dict(counts) for name, counts in found.items()}
 
 
 def _examples(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig, counts: _Counts) -> Iterator[Example]:
     raw = RawText(tokenizer)
     for source, entry in enumerate(data):
         for row in entry.rows():
-            counts.rows[source] += 1
+            counts.see(source, as_solved(row))
             if row.get("split") == "heldout":
                 counts.skip(source, row["row_id"], FOR_EVALUATION)
                 continue
@@ -164,7 +205,8 @@ def _examples(data: Sequence[TrainingData], tokenizer: Any, training: TrainingCo
                 counts.skip(source, row["row_id"], NO_COLUMNS)
             for segments in sequences:
                 ids, learn = _encode(segments, raw)
-                yield Example(row["row_id"], source, heldout, ids, learn, sum(learn[1:]))
+                roles = tuple(segment.role for segment in segments if segment.role)
+                yield Example(row["row_id"], source, heldout, ids, learn, sum(learn[1:]), roles)
 
 
 def is_heldout(row_id: str, fraction: float) -> bool:
@@ -187,7 +229,7 @@ def _key(data: Sequence[TrainingData], tokenizer: Any, training: TrainingConfig)
     if any(entry.fingerprint is None for entry in data):
         return None
     wanted = training.model_dump(include={"roles", "prompts", "domain_tags", "max_length", "heldout_fraction"}, mode="json")
-    body = [__version__, wanted, [(entry.name, entry.fingerprint) for entry in data]]
+    body = [_LAYOUT, __version__, wanted, [(entry.name, entry.fingerprint, entry.roles) for entry in data]]
     digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16)
     with tempfile.TemporaryDirectory() as folder:
         for file in sorted(tokenizer.save_pretrained(folder)):
@@ -221,3 +263,9 @@ class TokenFile:
     def _value(self, index: int, column: str) -> Any:
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._batches[batch].column(column)[index - int(self._starts[batch])]
+
+
+def mixture(file: TokenFile, weights: Sequence[float]) -> list[Mixed]:
+    """What is trained on of each data set; `weights`: theirs."""
+    trained = [np.flatnonzero((file.sources == source) & ~file.heldout) for source in range(len(weights))]
+    return [Mixed(examples, weight) for examples, weight in zip(trained, weights, strict=True)]

@@ -11,15 +11,15 @@ from caco_ray.training.types import Examples
 TAG = re.compile(r"# Domain: (.+)")  # `domain_tag`, read back
 
 
-def make_examples(training: TrainingConfig, domain: str | None = None) -> Examples:
-    """`domain` is that of rows that name none; it counts with `domain_tags` only.
+def make_examples(training: TrainingConfig, domain: str | None = None, roles: tuple[str, ...] | None = None) -> Examples:
+    """`domain` is that of rows that name none; it counts with `domain_tags` only. `roles`: None = those of the training.
 
     A tag is learned as the first line of the program, so that sampling draws the domain first and a program of it then. Limit: no prompt of
     ours asks for one domain; a user of the model does, with a sampling prompt that goes on with the tag.
     """
     if training.prompts == "alpaca":
         return _student_examples
-    return partial(_role_examples, roles=training.roles, tag=training.domain_tags, domain=domain)
+    return partial(_role_examples, roles=training.roles if roles is None else roles, tag=training.domain_tags, domain=domain)
 
 
 def _student_examples(row: Row) -> list[tuple[Segment, ...]]:

@@ -48,7 +48,7 @@ def run_train_job(config: TrainJobConfig) -> None:
 
 def _train(config: TrainJobConfig, output: Path, on_step: Callable[[Step], None]) -> TrainResult:
     base = _base(config.base)
-    data = [open_data(entry.path, config.training, entry.weight, entry.domain) for entry in config.data]
+    data = [open_data(entry.path, config.training, entry.weight, entry.domain, entry.roles) for entry in config.data]
     if is_torchrun():
         return train_here(config.training, base=base, data=data, output_dir=output, on_step=on_step)
     from caco_ray.cluster.session import connected  # Ray takes seconds to import: ranks of torchrun have no need of it

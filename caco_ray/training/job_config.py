@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from caco_ray.config import ClusterConfig, Strict, TrainingConfig, validate
+from caco_ray.config.training import TrainedRole
 from caco_ray.errors import ConfigError
 
 
@@ -16,6 +17,7 @@ class DataConfig(Strict):
     path: str = Field(min_length=1)  # folder or URL of a committed data set, or a .parquet or .jsonl file
     weight: PositiveFloat = 1
     domain: str | None = None  # of its rows that name none; for training.domain_tags
+    roles: tuple[TrainedRole, ...] | None = Field(None, min_length=1)  # of training.roles that it teaches; null = all of them
 
 
 class TrainJobConfig(Strict):
@@ -41,6 +43,9 @@ class TrainJobConfig(Strict):
         named = next((entry for entry in self.data if entry.domain), None)
         if named and not self.training.domain_tags:
             raise ValueError(f"data domain {named.domain} of {named.path} needs training.domain_tags true: nothing else reads it")
+        for entry in self.data:
+            if strange := sorted(set(entry.roles or ()) - set(self.training.roles)):
+                raise ValueError(f"data roles {strange[0]} of {entry.path}: training.roles are {', '.join(self.training.roles)}")
         return self
 
 

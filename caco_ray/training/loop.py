@@ -15,10 +15,10 @@ import torch.distributed as dist
 
 from caco_ray.errors import CacoError
 from caco_ray.training.checkpoint import Checkpoints, loadable, save_state
-from caco_ray.training.data import TokenFile
+from caco_ray.training.data import TokenFile, mixture
 from caco_ray.training.engine import prepare_process
 from caco_ray.training.export import export_model
-from caco_ray.training.plan import Mixed, StepPlan
+from caco_ray.training.plan import StepPlan
 from caco_ray.training.progress import ProgressWriter
 from caco_ray.training.stepping import Stepper
 from caco_ray.training.types import MODEL_FOLDER, WORK_FOLDER, Step, TrainLoopConfig, TrainResult
@@ -36,7 +36,7 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
     prepare_process(config.device, training.cpus_per_worker)
     torch.manual_seed(training.seed)
     file = TokenFile(config.tokens)
-    plan, heldout = _plan(config, file), np.flatnonzero(file.heldout)
+    plan, heldout = StepPlan(file.lengths, training, mixture(file, config.weights)), np.flatnonzero(file.heldout)
     with checkpoints.latest() as folder, loadable(folder, output / WORK_FOLDER, config.shared_disk) as checkpoint:
         stepper = Stepper(config, file, plan, checkpoint)
     writer = ProgressWriter(output, stepper.done) if dist.get_rank() == 0 else None
@@ -57,12 +57,6 @@ def train_loop(config: TrainLoopConfig, checkpoints: Checkpoints, on_step: Calla
     elif writer is not None and not (output / MODEL_FOLDER).exists():
         raise CacoError(f"{output}/{MODEL_FOLDER}: the best model is gone; delete {output} and train again")
     return _result(config, stepper)
-
-
-def _plan(config: TrainLoopConfig, file: TokenFile) -> StepPlan:
-    trained = [np.flatnonzero((file.sources == source) & ~file.heldout) for source in range(len(config.weights))]
-    mixture = [Mixed(examples, weight) for examples, weight in zip(trained, config.weights, strict=True)]
-    return StepPlan(file.lengths, config.training, mixture)
 
 
 def _evaluate(config: TrainLoopConfig, stepper: Stepper, heldout: np.ndarray) -> float:

@@ -5,6 +5,7 @@ gradient of a step is the same at any number of ranks.
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,24 @@ class Mixed:
         return np.resize(generator.permutation(self.examples), self.per_epoch)
 
 
+def count_steps(per_epoch: float, config: TrainingConfig) -> int:
+    """Optimizer steps of a training with so many examples in an epoch."""
+    steps = max(1, round(config.epochs * math.ceil(per_epoch / config.batch_rows)))
+    return min(steps, config.max_steps or steps)
+
+
+def too_short(per_epoch: float, config: TrainingConfig) -> str | None:
+    """Why a training would leave its base almost as it was, and what to do; None where it would not."""
+    steps = count_steps(per_epoch, config)
+    if config.max_steps or steps >= config.min_steps:
+        return None
+    return (
+        f"{per_epoch:,.0f} examples in batches of batch_rows={config.batch_rows} for epochs={config.epochs:g} make {steps} optimizer "
+        f"steps, fewer than min_steps={config.min_steps}: the model would stay almost what it was; lower batch_rows, raise epochs, give "
+        f"more data, or set min_steps={steps} if it is meant"
+    )
+
+
 class StepPlan:
     """Examples of each step (a global batch). The last step of an epoch may hold fewer."""
 
@@ -41,9 +60,9 @@ class StepPlan:
         self._sorted = config.batching == "by_length"
         self._mixture = mixture or [Mixed(np.arange(len(lengths)))]
         self._epoch: tuple[int, list[np.ndarray]] | None = None
-        self.steps_per_epoch = -(-sum(mixed.per_epoch for mixed in self._mixture) // config.batch_rows)
-        steps = max(1, round(config.epochs * self.steps_per_epoch))
-        self.steps = min(steps, config.max_steps or steps)
+        self.per_epoch = sum(mixed.per_epoch for mixed in self._mixture)
+        self.steps_per_epoch = -(-self.per_epoch // config.batch_rows)
+        self.steps = count_steps(self.per_epoch, config)
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Indices of the examples of a step, longest first."""

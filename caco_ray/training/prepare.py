@@ -12,13 +12,14 @@ from pathlib import Path
 from caco_ray.config import TrainingConfig, is_hub_id
 from caco_ray.engines.model_files import read_config
 from caco_ray.engines.model_folder import folder_fingerprint
-from caco_ray.errors import ModelError, StorageError
+from caco_ray.errors import ModelError, StorageError, UserError
 from caco_ray.store.faults import explain
 from caco_ray.training.base import check_base, check_context, check_tokenizer, check_vocabulary, load_tokenizer, weight_bytes
 from caco_ray.training.chat import replaces_template
-from caco_ray.training.data import write_tokens
+from caco_ray.training.data import TokenFile, mixture, write_tokens
 from caco_ray.training.generation import check_generation
 from caco_ray.training.placement import SAME_CHECKPOINTS
+from caco_ray.training.plan import too_short
 from caco_ray.training.types import WORK_FOLDER, TokenStats, TrainingData, TrainLoopConfig, TrainResult
 
 _SPARE_MB = 100  # for the tokens and everything small
@@ -39,7 +40,9 @@ class Prepared:
 
     def counted(self, result: TrainResult) -> TrainResult:
         """With what was known before the loop began."""
-        return replace(result, skipped=self.stats.skipped, replaced_template=self.replaces_template)
+        return replace(
+            result, skipped=self.stats.skipped, sequences=self.stats.sequences, replaced_template=self.replaces_template
+        )
 
 
 def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], output_dir: Path, *, shared_disk: bool = True) -> Prepared:
@@ -49,7 +52,7 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
         ConfigError: `max_length` is more than the base's context.
         ModelError: `base` is not a model folder.
         StorageError: the disk is too small for the export and the checkpoints.
-        UserError: no usable examples.
+        UserError: no usable examples, or so few that a training would do nothing.
     """
     folder = check_base(base)
     tokenizer = load_tokenizer(folder)
@@ -67,14 +70,22 @@ def prepare(training: TrainingConfig, base: str, data: Sequence[TrainingData], o
         stats = write_tokens(data, tokenizer, training, tokens)
     except OSError as error:
         raise StorageError(f"{work}: {explain(error)}") from error
+    weights = tuple(entry.weight for entry in data)
+    _check_steps(training, tokens, weights, [entry.name for entry in data])
     if shared_disk:
         check_disk(training, folder, output_dir)  # the tokens of a large data set take room too
     names = tuple(f"{entry.name} ({entry.fingerprint or 'no fingerprint'}, weight {entry.weight:g})" for entry in data)
-    weights = tuple(entry.weight for entry in data)
     places = (str(folder.absolute()), str(tokens.absolute()), str(output_dir.absolute()))
     base_name = base if is_hub_id(base) and not Path(base).is_dir() else Path(base).name
     config = TrainLoopConfig(training, *places, weights, names, shared_disk, base_name)
     return Prepared(config, work, _fingerprint(config, folder, tokens), stats, replaces_template(tokenizer, training))
+
+
+def _check_steps(training: TrainingConfig, tokens: Path, weights: Sequence[float], names: Sequence[str]) -> None:
+    """Raises UserError where there would be next to no training."""
+    per_epoch = sum(mixed.per_epoch for mixed in mixture(TokenFile(str(tokens)), weights))
+    if said := too_short(per_epoch, training):
+        raise UserError(f"training data {', '.join(names)}: {said}")
 
 
 def _fingerprint(config: TrainLoopConfig, base: Path, tokens: Path) -> str:

@@ -9,13 +9,15 @@ from caco_ray.schema import Row
 from caco_ray.seeds.files import read_records
 from caco_ray.store import Dataset, Folder
 from caco_ray.training.examples import make_examples
-from caco_ray.training.types import TrainingData
+from caco_ray.training.types import Rows, TrainingData
 
 _FILE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 
 
-def open_data(path: str, training: TrainingConfig, weight: float = 1.0, domain: str | None = None) -> TrainingData:
-    """`path` is the folder or URL of a committed data set, or a .parquet or .jsonl file.
+def open_data(
+    path: str, training: TrainingConfig, weight: float = 1.0, domain: str | None = None, roles: tuple[str, ...] | None = None
+) -> TrainingData:
+    """`path` is the folder or URL of a committed data set, or a .parquet or .jsonl file. `roles`: see `committed_data`.
 
     Raises:
         RunDirError: the folder is not a complete data set.
@@ -23,16 +25,34 @@ def open_data(path: str, training: TrainingConfig, weight: float = 1.0, domain: 
     """
     if path.endswith(_FILE_ENDINGS):
         hashes = [file_digest(path), domain or ""]
-        return TrainingData(path, lambda: _file_rows(path), make_examples(training, domain), weight, _hash(hashes))
-    return committed_data(path, Dataset(Folder(path)), training, weight, domain)
+        return _data(path, lambda: _file_rows(path), training, weight, domain, roles, hashes)
+    return committed_data(path, Dataset(Folder(path)), training, weight, domain, roles)
 
 
 def committed_data(
-    name: str, dataset: Dataset, training: TrainingConfig, weight: float = 1.0, domain: str | None = None
+    name: str,
+    dataset: Dataset,
+    training: TrainingConfig,
+    weight: float = 1.0,
+    domain: str | None = None,
+    roles: tuple[str, ...] | None = None,
 ) -> TrainingData:
-    """The kept rows of a closed data set."""
+    """The kept rows of a closed data set. `roles`: those of the training's that it teaches; None = all of them."""
     hashes = [*(entry.sha256 for entry in dataset.entries), domain or ""]
-    return TrainingData(name, dataset.rows, make_examples(training, domain), weight, _hash(hashes))
+    return _data(name, dataset.rows, training, weight, domain, roles, hashes)
+
+
+def _data(
+    name: str,
+    rows: Rows,
+    training: TrainingConfig,
+    weight: float,
+    domain: str | None,
+    roles: tuple[str, ...] | None,
+    hashes: list[str],
+) -> TrainingData:
+    taught = training.roles if roles is None else tuple(role for role in training.roles if role in roles)
+    return TrainingData(name, rows, make_examples(training, domain, taught), weight, taught, _hash(hashes))
 
 
 def _hash(parts: list[str]) -> str:

@@ -24,6 +24,7 @@ class TrainingData:
     rows: Rows
     examples: Examples
     weight: float = 1.0
+    roles: tuple[str, ...] = ()  # that it teaches: without a sequence for one of them it is refused
     fingerprint: str | None = None  # of what `rows` gives; with it the tokens of an interrupted training are used again
 
 
@@ -56,6 +57,7 @@ class TokenStats:
     tokens: int
     learned_tokens: int
     skipped: dict[str, int]
+    sequences: dict[str, dict[str, int]]  # trained on, by data set and by the role that they teach; one may teach two
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,14 @@ class TrainResult:
     heldout_loss: float | None  # of the exported model
     mfu: float | None
     stopped_early: bool
+    sequences: dict[str, dict[str, int]] = field(default_factory=dict)  # see `TokenStats`; results of former versions have none
 
     @property
     def remarks(self) -> str:
-        """What was left out or replaced, to follow a line of figures; empty where nothing was."""
+        """What taught which role, what was left out or replaced, to follow a line of figures."""
+        of_sets = {name: ", ".join(f"{count:,} {role}" for role, count in counts.items()) for name, counts in self.sequences.items()}
+        sole = len(of_sets) == 1
+        taught = "; ".join(counts if sole else f"{counts} of {name}" for name, counts in of_sets.items() if counts)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
         replaced = "; the base's chat template gave way to that of the training" if self.replaced_template else ""
-        return (f"; left out: {left_out}" if left_out else "") + replaced
+        return (f"; learned: {taught}" if taught else "") + (f"; left out: {left_out}" if left_out else "") + replaced

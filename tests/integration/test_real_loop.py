@@ -61,6 +61,7 @@ def test_seeds_without_code_went_through_the_converter(run_folder: Path) -> None
 def test_the_sampler_was_trained_and_saved(run_folder: Path) -> None:
     metrics = json.loads((run_folder / "models/codegen/_SUCCESS").read_text())["metrics"]
     assert metrics["steps"] == 4 and metrics["learned_tokens"] > 0
+    assert set(metrics["sequences"]) == {"code_cot"} and set(metrics["sequences"]["code_cot"]) == {"sample", "reverse", "solve"}
     assert (run_folder / "models/codegen/model/model.safetensors").stat().st_size > 1e8
 
 
@@ -79,6 +80,8 @@ def test_the_base_model_was_graded_on_held_out_problems(run_folder: Path) -> Non
     assert len(graded) >= 24 and all(row["solve_tokens"] > 0 for row in graded)
     summary = json.loads((run_folder / "evaluation/summary.json").read_text())
     assert summary["base"]["overall"]["problems"] == len(graded)
+    assert {row["solve_prompt"].partition(":")[2] for row in graded} == {"instruct"}  # by its own chat template, not the student's text
+    assert summary["base"]["truncated"] == sum(row["reject_reason"] == "truncated" for row in graded) <= summary["base"]["unanswered"]
 
 
 def test_the_report_is_written(run_folder: Path) -> None:

@@ -91,6 +91,7 @@ def test_the_report_compares_the_rounds(two: Path) -> None:
 def test_the_generator_of_a_round_learns_from_seeds_and_all_rounds_before(two: Path, config: Config) -> None:
     run = Run(config)
     seeds, own = codegen_data(run.round(2))
+    assert own.roles == ("sample",)  # its programs have no questions yet
     assert (seeds.name, own.name, own.weight) == ("code_cot", "selected", config.own_weight)
     assert [row["row_id"] for row in own.rows()] == [row["row_id"] for row in rows(two, "select")]
     assert all(own.examples(row) for row in own.rows())

@@ -21,19 +21,19 @@ def composed(*overrides: str) -> Config:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_valid(profile: str) -> None:
-    assert composed(f"profile={profile}").profile == profile
+    assert composed(f"profile={profile}", *(["seeds.path=/data/s.jsonl"] if profile == "cluster" else [])).profile == profile
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_group_option_is_used_or_composes(path: Path) -> None:
     group, name = path.parent.name, path.stem
     places = {"model": "model@models.solve", "sampling": "sampling@solve.sampling", "training": "training@training.student"}
-    more = ["seeds.path=/data/s.jsonl"] if name == "file" else []
+    more = ["seeds.path=/data/s.jsonl"] if name in ("file", "cluster") else []
     assert composed(f"{places.get(group, group)}={name}", *more)
 
 
 def test_the_paper_s_hyper_parameters_are_the_defaults_of_large_profiles() -> None:
-    config = composed("profile=cluster")
+    config = composed("profile=cluster", "seeds.path=/data/seeds.jsonl")
     assert (config.sampling.temperature, config.sampling.max_tokens) == (0.9, 1024)
     assert (config.unify.sampling.temperature, config.filters.min_effective_lines, config.sandbox.cpu_s) == (0.6, 6, 10)
     for training, epochs, cutoff in ((config.training.codegen, 1, 2048), (config.training.student, 3, 4096)):

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from caco_ray.cli import resolved
 from caco_ray.cluster.placement import matches
 from caco_ray.config import Config, load_config
+from caco_ray.errors import ConfigError
+from caco_ray.prompts import training_examples
+from caco_ray.seeds import load_seeds
+from caco_ray.training.plan import count_steps, too_short
 
 CONF = Path(__file__).parents[2] / "conf"
 GPUS = {"gpu1": 1, "gpu8": 8, "cluster": 8}
@@ -21,8 +25,14 @@ def names(group: str) -> list[str]:
 
 
 def load(*overrides: str) -> Config:
+    """With seeds of one's own where the profile wants some."""
+    given = ["seeds.path=/data/seeds.jsonl"] if "profile=cluster" in overrides and "seeds=builtin" not in overrides else []
+    return load_alone(*given, *overrides)
+
+
+def load_alone(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_config(OmegaConf.to_container(compose("config", ["run.dir=/runs/one", *overrides]), resolve=True))
+        return load_config(resolved(compose("config", ["run.dir=/runs/one", *overrides])))
 
 
 def test_no_group_is_forgotten() -> None:
@@ -72,6 +82,30 @@ def test_profile_fits_its_gpus(profile: str) -> None:
         assert 0 < model.gpus * model.replicas <= GPUS[profile], key
     for training in (config.training.codegen, config.training.student):
         assert training.workers * training.gpus_per_worker <= GPUS[profile]
+
+
+def test_profile_cluster_asks_for_seeds_of_one_s_own() -> None:
+    """Millions of programs of a sampler that a few hundred problems taught would all be alike."""
+    with pytest.raises(ConfigError, match=r"^seeds.path: a value is needed; give seeds.path=VALUE$"):
+        load_alone("profile=cluster")
+    assert (load("profile=cluster").seeds.sources, load("profile=cluster").seeds.path) == ((), "/data/seeds.jsonl")
+    assert load("profile=cluster", "seeds=file").seeds == load("profile=cluster").seeds
+    assert load("profile=cluster", "seeds=builtin").seeds.sources == ("builtin",)
+
+
+@pytest.mark.parametrize(("profile", "least"), [("gpu1", 60), ("gpu8", 60), ("quickstart", 60)])
+def test_a_sampler_of_the_built_in_seeds_is_trained_for_more_than_a_few_steps(profile: str, least: int) -> None:
+    config = load(f"profile={profile}")
+    training, seeds = config.training.codegen, [row for row in load_seeds(config.seeds) if row["split"] == "train"]
+    examples = sum(len(training_examples(row, training.roles)) for row in seeds)
+    assert count_steps(examples, training) >= least >= 3 * training.min_steps
+    if training.batching == "packed":
+        assert training.batch_rows % (training.workers * training.micro_batch_rows) == 0  # else a worker has next to nothing to do
+
+
+def test_the_paper_s_values_would_leave_a_sampler_of_the_built_in_seeds_as_it_was() -> None:
+    training = load("profile=cluster", "seeds=builtin").training.codegen
+    assert too_short(373, training) and not too_short(339_000, training)
 
 
 def test_the_pools_of_profile_cluster_have_nodes_on_kubernetes() -> None:

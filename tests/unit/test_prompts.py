@@ -118,9 +118,9 @@ def test_sample_and_reverse_share_one_sequence():
     (sequence,) = training_examples(ROW, ("sample", "reverse"))
     assert sequence == (
         Segment("<|im_start|>program\n", False),
-        Segment(ROW["code"] + END, True),
+        Segment(ROW["code"] + END, True, "sample"),
         Segment("\n<|im_start|>question\n", False),
-        Segment(ROW["question"] + END, True),
+        Segment(ROW["question"] + END, True, "reverse"),
     )
 
 
@@ -132,7 +132,7 @@ def test_reverse_alone_does_not_learn_the_program():
 def test_solve_never_contains_the_program_and_ends_in_a_boxed_answer():
     (sequence,) = training_examples(ROW, ("solve",))
     assert ROW["code"] not in joined(sequence)
-    assert sequence[-1] == Segment("5 - 3 = 2. The answer is \\boxed{2}." + END, True)
+    assert sequence[-1] == Segment("5 - 3 = 2. The answer is \\boxed{2}." + END, True, "solve")
 
 
 def test_what_a_row_lacks_gives_no_sequence():
@@ -142,10 +142,18 @@ def test_what_a_row_lacks_gives_no_sequence():
     assert joined(only_program) == "<|im_start|>program\n" + ROW["code"] + END
 
 
+def test_a_shipped_row_teaches_what_its_question_and_solution_would():
+    shipped = {"code": ROW["code"], "instruction": ROW["question"], "output": "So \\boxed{2}.", "answer": "2"}
+    roles = ("sample", "reverse", "solve")
+    assert training_examples(shipped, roles) == training_examples(dict(ROW, cot="So \\boxed{2}."), roles)
+    both = dict(shipped, question="Mine?", cot="My \\boxed{2}.")
+    assert joined(training_examples(both, ("solve",))[0]) == "<|im_start|>question\nMine?<|im_end|>\n<|im_start|>solution\nMy \\boxed{2}." + END
+
+
 def test_the_student_is_evaluated_with_the_text_it_was_trained_on():
     prompt, response = student_example({"instruction": ROW["question"], "output": "So \\boxed{2}."})
     assert prompt == Segment(render("solve", "alpaca", ROW), False)
-    assert response == Segment("So \\boxed{2}." + END, True)
+    assert response == Segment("So \\boxed{2}." + END, True, "solve")
 
 
 def test_what_a_prompt_shows_is_known_without_a_row():

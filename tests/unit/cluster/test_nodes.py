@@ -75,7 +75,7 @@ def test_a_model_that_is_not_on_every_node_is_named() -> None:
 
 
 def test_a_model_of_the_hub_must_be_in_the_cache_of_the_nodes_that_load_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = config(profile="cluster")
+    given = config("seeds=builtin", profile="cluster")
     assert {each.key: each.path for each in models_loaded(given, stages_of(given))} == {
         "models.base": "Qwen/Qwen2.5-Coder-7B",
         "models.reverse.path": "Qwen/Qwen3-8B",
@@ -87,7 +87,7 @@ def test_a_model_of_the_hub_must_be_in_the_cache_of_the_nodes_that_load_it(monke
         "node 10.0.0.1: models.judge.path=Qwen/Qwen3-32B: not in the Hugging Face cache there (HF_HOME); run `hf download Qwen/Qwen3-32B` on "
         "each such node, or allow it with cluster.allow_downloads=true"
     ]
-    assert models_loaded(config("+cluster.allow_downloads=true", profile="cluster"), ("judge",)) == []
+    assert models_loaded(config("seeds=builtin", "+cluster.allow_downloads=true", profile="cluster"), ("judge",)) == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cached = tmp_path / "models--a--b"
     (cached / "snapshots" / "0123").mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_a_model_of_the_hub_must_be_in_the_cache_of_the_nodes_that_load_it(monke
 
 def test_the_driver_reads_the_bases_of_trainings_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    given = config("+training.codegen.enabled=false", profile="cluster", folder=str(tmp_path / "run"))
+    given = config("seeds=builtin", "+training.codegen.enabled=false", profile="cluster", folder=str(tmp_path / "run"))
     monkeypatch.setattr(nodes, "listed", lambda besides=(): [])
     monkeypatch.setattr(nodes, "missing", lambda wanted: [])
     line = (
@@ -204,7 +204,7 @@ def test_a_sandbox_level_that_a_node_does_not_give_is_one_line(tmp_path: Path) -
 
 
 def test_needs_of_a_profile() -> None:
-    given = config(profile="cluster")
+    given = config("seeds=builtin", profile="cluster")
     on = stages_of(given)
     assert {"train_codegen", "scale", "judge", "train_student"} <= set(on)
     assert {pool.name: pool.gpus for stage in on for pool in pools(given, stage)}[

@@ -164,7 +164,7 @@ def test_prices() -> None:
 
 
 def test_the_papers_run_costs_what_the_paper_says(config_of: Compose) -> None:
-    config = config_of("profile=cluster")
+    config = config_of("profile=cluster", "seeds.path=/data/seeds.jsonl")
     plan, paper = make_plan(config, Seeds(339_000, 47, 339_000), published()), published()
     assert paper.total is not None
     assert plan.gpu_hours == pytest.approx(paper.total.gpu_hours, rel=1e-4) == pytest.approx(440, rel=1e-4)

@@ -35,11 +35,11 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_the_job_as_a_person_starts_it() -> None:
-    command = [sys.executable, "jobs/plan.py", "profile=cluster", "scale.samples=1e6", "plan.gpu_hour=2"]
+    command = [sys.executable, "jobs/plan.py", "profile=cluster", "scale.samples=1e6", "plan.gpu_hour=2", "plan.seeds=339000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r"scale +1,000,000 867,925", done.stdout)
-    assert "As the paper counts (unify, scale, reverse, solve): 80 GPU-hours" in done.stdout
+    assert "As the paper counts (unify, scale, reverse, solve): 96 GPU-hours" in done.stdout
     assert "440 hours of A100 80 GB for 1,348,799 rows, 326 per million" in done.stdout
     assert not done.stderr
 
@@ -47,8 +47,9 @@ def test_the_job_as_a_person_starts_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["profile=cluster", "plan.rates=/no/such/run"], r"plan.rates=/no/such/run: not a run \(no config.json there\)"),
-        (["profile=cluster", "plan.rate=/x"], r"plan.rate: no such key; did you mean rates\?"),
+        (["profile=cluster", "plan.seeds=9", "plan.rates=/no/such/run"], r"plan.rates=/no/such/run: not a run \(no config.json there\)"),
+        (["profile=cluster", "plan.seeds=9", "plan.rate=/x"], r"plan.rate: no such key; did you mean rates\?"),
+        (["profile=cluster", "scale.samples=1e6"], r"seeds.path: a value is needed; give seeds.path=VALUE"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -154,6 +155,20 @@ def test_predicted_beside_real(small_run: Any, config_of: Compose, printed: io.S
     assert re.search(r"scale +40 +40 +14.0 +14.0 +1.00", printed.getvalue())
     with pytest.raises(RunDirError, match=r"plan.compare=/no/run: not a run"):
         run_plan_job(load_plan_job(tree(config_of("profile=fake"), rates=str(small_run.path), compare="/no/run")))
+
+
+def test_a_training_that_would_be_refused_is_told(config_of: Compose, printed: io.StringIO) -> None:
+    """The paper's values for the built-in seeds; many seeds, or few steps that are meant, need no note."""
+    given = ["profile=gpu8", "training@training.codegen=caco_codegen"]
+    few = ("training.codegen.batch_rows=128", "training.codegen.epochs=1")
+    run_plan_job(load_plan_job(tree(config_of(*given, *few))))
+    text = printed.getvalue()
+    assert re.search(r"NOTE: train_codegen would be refused: \d+ examples in batches of batch_rows=128 for epochs=1 make \d optimizer steps", text)
+    assert "train_student would be refused" not in text
+    printed.truncate(0)
+    run_plan_job(load_plan_job(tree(config_of(*given, *few), seeds=339_000)))
+    run_plan_job(load_plan_job(tree(config_of(*given, *few, "training.codegen.max_steps=3"))))
+    assert "would be refused" not in printed.getvalue()
 
 
 def test_unknown_times_are_named_and_not_summed(config_of: Compose) -> None:

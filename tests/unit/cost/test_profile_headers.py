@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 
 from caco_ray.config import Config
-from caco_ray.cost.job import count_seeds
-from caco_ray.cost.plan import make_plan
+from caco_ray.cost.job import count_seeds, short_trainings
+from caco_ray.cost.plan import Seeds, make_plan
 from caco_ray.cost.rates import EngineRate, Rates, TrainRate, published
 
 FLOPS = 0.4 * 312e12  # per second of an A100: what the headers' estimates assume
 JUDGED_TOKENS, LEARNED_TOKENS = 1000, 500  # per row, the same
 ROOT = Path(__file__).resolve().parents[3]
 PROFILES = ROOT / "conf" / "profile"
+
+
+def planned(profile: str, config_of: Callable[..., Config]) -> tuple[Config, Seeds]:
+    """With the built-in seeds; on a cluster, which wants seeds of one's own, with as many as the paper has."""
+    if profile != "cluster":
+        config = config_of(f"profile={profile}")
+        return config, count_seeds(config.seeds)
+    config = config_of("profile=cluster", "seeds.path=/data/seeds.jsonl")
+    return config, count_seeds(config.seeds, 339_000)
 
 
 def stated(profile: str, what: str) -> float:
@@ -25,8 +34,9 @@ def stated(profile: str, what: str) -> float:
 
 @pytest.mark.parametrize("profile", ["gpu1", "gpu8", "cluster"])
 def test_header_agrees_with_the_plan(profile: str, config_of: Callable[..., Config]) -> None:
-    config = config_of(f"profile={profile}")
-    plan = make_plan(config, count_seeds(config.seeds), published())
+    config, seeds = planned(profile, config_of)
+    plan = make_plan(config, seeds, published())
+    assert not list(short_trainings(config, plan))
     assert plan.seconds / 3600 == pytest.approx(stated(profile, "Expected time"), rel=0.02)
     assert plan.gpu_hours == pytest.approx(stated(profile, "GPU-hours"), rel=0.02)
     assert {"train_codegen", "judge", "train_student", "evaluate student"} <= set(plan.unknown)  # they "have no published rates"
@@ -45,8 +55,8 @@ def estimated(config: Config) -> Rates:
 
 @pytest.mark.parametrize("profile", ["gpu1", "gpu8", "cluster"])
 def test_estimates_beside_the_paper_s_rates(profile: str, config_of: Callable[..., Config]) -> None:
-    config = config_of(f"profile={profile}")
-    plan = make_plan(config, count_seeds(config.seeds), estimated(config))
+    config, seeds = planned(profile, config_of)
+    plan = make_plan(config, seeds, estimated(config))
     hours = {stage.label: stage.gpu_hours for stage in plan.stages}
     found = re.search(
         r"^# Estimated besides: ([\d.]+) GPU-hours of judging and ([\d.]+) of training", (PROFILES / f"{profile}.yaml").read_text(), re.M

@@ -9,7 +9,7 @@ from caco_ray.evaluation import evaluate_rows, pass_at_k, wilson_interval
 def _row(problem, correct, domain="algebra", difficulty=1, **more):
     answer = "5" if correct is not None else None
     row = {"parent_id": problem, "correct": correct, "domain": domain, "difficulty": difficulty, "language_answer": answer}
-    return {**row, "infra_error": None, "reject_reason": None, **more}
+    return {**row, "infra_error": None, "reject_reason": None, "solve_prompt": "solve@1:alpaca", **more}
 
 
 @pytest.mark.parametrize(("samples", "correct"), [(1, 0), (1, 1), (5, 2), (6, 6), (7, 1)])
@@ -54,8 +54,16 @@ def test_summary_counts_problems_domains_and_quarantine():
     assert (summary.overall.low, summary.overall.high) == wilson_interval(0.5, 4)
     assert {name: accuracy.pass_at_1 for name, accuracy in summary.by_domain.items()} == {"algebra": 0.5, "geometry": 0.5}
     assert {name: accuracy.problems for name, accuracy in summary.by_difficulty.items()} == {"1": 3, "2": 1}
-    assert (summary.unanswered, summary.undecided) == (1, 1)
+    assert (summary.unanswered, summary.truncated, summary.undecided, summary.prompts) == (1, 1, 1, ("solve@1:alpaca",))
+    assert summary.remarks == "1 without an answer, 1 of them truncated; asked with solve@1:alpaca"
     assert json.loads(json.dumps(summary.to_dict()))["overall"]["pass_at_1"] == 0.5
+
+
+def test_an_answer_that_is_missing_is_not_one_that_was_cut_off():
+    rows = [_row("a", None), _row("b", None, reject_reason="empty_generation", solve_prompt="solve@1:instruct"), _row("c", False)]
+    summary = evaluate_rows([*rows, _row("d", None, infra_error="gone", solve_prompt=None, reject_reason="truncated")])
+    assert (summary.unanswered, summary.truncated) == (2, 0)
+    assert json.loads(json.dumps(summary.to_dict()))["prompts"] == ["solve@1:alpaca", "solve@1:instruct"]
 
 
 def test_several_attempts_at_a_problem_weigh_as_one_problem():

@@ -73,6 +73,7 @@ class RunFolder:
 
     def train(self, stage: str, lines: str) -> None:
         metrics = {"steps": 40, "examples": 480, "tokens": 121000, "final_loss": 0.2134, "tokens_per_s": 224.1, "skipped": {"no_columns": 3}}
+        metrics["sequences"] = {"code_cot": {"sample": 373, "solve": 373}, "selected": {"sample": 127}}
         body = {
             "stage": stage,
             "fingerprint": f"fp-{stage}",
@@ -93,7 +94,8 @@ class RunFolder:
             rows = [
                 {
                     "row_id": row_id(model, "evaluate", n), "parent_id": f"p{n}", "domain": ("algebra", "logic")[n % 2], "difficulty": 1,
-                    "correct": n < right, "language_answer": "1", "solve_prompt_tokens": 10, "solve_tokens": 20,
+                    "correct": n < right, "language_answer": None if n >= 17 else "1", "reject_reason": "truncated" if n >= 18 else None,
+                    "solve_prompt": f"solve@1:{'instruct' if model == 'base' else 'alpaca'}", "solve_prompt_tokens": 10, "solve_tokens": 20,
                 }
                 for n in range(20)
             ]  # fmt: skip

@@ -140,6 +140,8 @@ def test_training_and_evaluation_are_read(run) -> None:
     assert (base.model, base.overall.correct, student.overall.pass_at_1) == ("base", 2, 0.4)
     assert student.overall.low < 0.4 < student.overall.high
     assert set(student.by_domain) == {"algebra", "logic"}
+    assert (student.unanswered, student.truncated, base.prompts) == (3, 2, ("solve@1:instruct",))
+    assert (codegen.metrics["sequences_to_sample"], codegen.metrics["sequences_to_solve"]) == (500, 373)
 
 
 def test_a_resumed_loss_curve_keeps_the_last_value_of_a_step_and_leaves_out_a_torn_line(empty_run) -> None:

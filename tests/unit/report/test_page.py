@@ -158,6 +158,12 @@ def test_a_stage_without_rows_divides_by_nothing(empty_run, config) -> None:
     assert "0 of 0 kept" not in Elements(page_of(empty_run, config)).text
 
 
+def test_a_rate_is_shown_with_what_was_asked_and_what_was_cut_off(run, config) -> None:
+    text = Elements(page_of(run, config)).text
+    assert "2 of 20 attempts, 3 without an answer, 2 of them truncated; asked with solve@1:instruct" in text
+    assert "8 of 20 attempts, 3 without an answer, 2 of them truncated; asked with solve@1:alpaca" in text
+
+
 def test_an_evaluation_without_problems_and_a_model_without_a_domain(run, config) -> None:
     report = collect(run.folder)
     base, student = report.evaluations

@@ -24,7 +24,8 @@ def test_each_stage_has_its_counts_reasons_time_and_tokens(run) -> None:
     assert line(text, "scale") == ["scale", "10", "6", "3", "1", "2", "does_not_run", "2.0", "s", "500"]
     assert line(text, "reverse")[:7] == ["reverse", "4", "x", "2", "6", "2", "0"]
     assert "all stages: 18 min 18 s, 2,020 tokens generated" in text
-    assert "student: pass@1 40.0% (95 % interval 21.9% to 61.3%; 20 problems)" in text
+    assert "student: pass@1 40.0% (95 % interval 21.9% to 61.3%; 20 problems; 3 without an answer, 2 of them truncated; asked with solve@1:alpaca)" in text
+    assert "3 without an answer, 2 of them truncated; asked with solve@1:instruct" in text
     assert "train_codegen: 9 min 00 s; steps 40" in text
     assert "ERROR" not in text
 
@@ -34,7 +35,7 @@ def test_answers_that_were_not_decided_are_said_beside_the_rate(run) -> None:
     base, student = report.evaluations
     nothing = replace(base.overall, problems=0, attempts=0, correct=0, pass_at_1=None, low=None, high=None)
     text = printed(replace(report, evaluations=(replace(base, overall=nothing, undecided=20), replace(student, undecided=3))))
-    assert "20 problems; 3 answers quarantined and not counted)" in text
+    assert "asked with solve@1:alpaca; 3 answers quarantined and not counted)" in text
     assert "base: pass@1 not measured (no problems; 20 answers quarantined and not counted)" in text
     assert "not counted" not in printed(report)
 

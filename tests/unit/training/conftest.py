@@ -47,7 +47,8 @@ def examples(row: Row) -> list[Any]:
 
 
 def made_up(rows: list[Row] | None = None, **changes: Any) -> TrainingData:
-    return TrainingData("made_up", lambda: make_rows() if rows is None else rows, make_examples(settings(**changes)))
+    training = settings(**changes)
+    return TrainingData("made_up", lambda: make_rows() if rows is None else rows, make_examples(training), roles=training.roles)
 
 
 def settings(**changes: Any) -> TrainingConfig:
@@ -61,6 +62,7 @@ def settings(**changes: Any) -> TrainingConfig:
         "max_length": 256,
         "dtype": "float32",
         "workers": 1,
+        "min_steps": 1,
     }
     return TrainingConfig(**(values | changes))
 
@@ -78,7 +80,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [segment.text for row in make_rows() for sequence in examples(row) for segment in sequence]
     raw.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>"
+        tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
     )
     tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -102,7 +104,16 @@ def markerless(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer["post_processor"] = {"type": "TemplateProcessing", "special_tokens": special, **parts}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<|endoftext|>"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_end(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base` whose own end is not that of our turns, which its vocabulary has all the same, as bases of Qwen2.5."""
+    folder = Path(shutil.copytree(base, tmp_path_factory.mktemp("other_end") / "tiny-llama"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
     return folder
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from caco_ray.errors import UserError
-from caco_ray.prompts import Segment
-from caco_ray.raw_text import start_ids
+from caco_ray.prompts import Segment, render
+from caco_ray.raw_text import RawText, start_ids
 from caco_ray.schema import Row
 from caco_ray.training.base import load_tokenizer
 from caco_ray.training.data import TokenFile, write_tokens
@@ -46,9 +46,12 @@ def test_special_tokens_that_a_row_spells_stay_text(base: Path, tmp_path: Path) 
     assert tokenizer.decode(ids[learn]) == "It <|endoftext|> is<im_end> 8. The answer is \\boxed{0}.<|im_end|>"
 
 
+@pytest.mark.parametrize("folder", ["markerless", "other_end"])
 @pytest.mark.parametrize("prompts", ["alpaca", "trained"])
-def test_what_is_learned_ends_in_a_token_at_which_generation_stops(prompts: str, markerless: Path, tmp_path: Path) -> None:
-    tokenizer, training = load_tokenizer(markerless), settings(prompts=prompts, roles=["solve"])
+def test_what_is_learned_ends_in_a_token_at_which_generation_stops(
+    prompts: str, folder: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tokenizer, training = load_tokenizer(request.getfixturevalue(folder)), settings(prompts=prompts, roles=["solve"])
     rows = [{**row, "instruction": row["question"], "output": row["cot"]} for row in make_rows(1)]
     data = TrainingData("one", lambda: rows, make_examples(training))
     write_tokens([data], tokenizer, training, tmp_path / "tokens.arrow")
@@ -56,6 +59,19 @@ def test_what_is_learned_ends_in_a_token_at_which_generation_stops(prompts: str,
     assert (ids[-1], bool(learn[-1])) == (tokenizer.eos_token_id, True)
     learned = "It is 0." if prompts == "alpaca" else "It is 0. The answer is \\boxed{0}."
     assert tokenizer.decode(ids[learn]) == f"{learned}<|endoftext|>"
+
+
+def test_turns_inside_a_sequence_end_as_they_do_in_prompts_whatever_the_base_ends_in(other_end: Path, tmp_path: Path) -> None:
+    """The whole sequence, but for its last token, is the prompt and the reply that a model of this base is served with."""
+    tokenizer, row = load_tokenizer(other_end), make_rows(1)[0]
+    raw, ids = RawText(tokenizer), []
+    write_tokens([made_up([row])], tokenizer, settings(), tmp_path / "tokens.arrow")
+    file = TokenFile(str(tmp_path / "tokens.arrow"))
+    for role, reply in (("reverse", row["question"]), ("solve", f"{row['cot']} The answer is \\boxed{{0}}.")):
+        ids.append([*raw.ids(render(role, "trained", row)), *raw.ids(reply), tokenizer.eos_token_id])
+    assert [file[index][0].tolist() for index in range(len(file))] == ids
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [each.count(end) for each in ids] == [1, 1] and end != tokenizer.eos_token_id
 
 
 def test_over_long_sequences_are_counted_named_and_never_cut(base: Path, tmp_path: Path) -> None:
@@ -91,6 +107,41 @@ def test_held_out_rows_are_the_same_in_every_training_and_of_all_their_examples(
     assert len(set(zip(one.row_ids(list(range(len(one)))), one.heldout.tolist(), strict=True))) == 24
     assert 0 < one.heldout.sum() == stats.heldout < len(one)
     assert set(other.sources) == {0, 1}
+
+
+def test_sequences_are_counted_by_data_set_and_role(base: Path, tmp_path: Path) -> None:
+    seeds = make_rows(4)
+    own = [{"row_id": f"p-{number}", "code": row["code"]} for number, row in enumerate(make_rows(3))]
+    shipped = [{"row_id": f"s-{number}", "instruction": row["question"], "output": row["cot"]} for number, row in enumerate(make_rows(2))]
+    data = [
+        made_up([*seeds, {**seeds[0], "row_id": "no-cot", "cot": None}]),
+        TrainingData("own", lambda: own, make_examples(settings(), roles=("sample",)), roles=("sample",)),
+        TrainingData("shipped", lambda: shipped, make_examples(settings(), roles=("solve",)), roles=("solve",)),
+    ]
+    stats = write_tokens(data, load_tokenizer(base), settings(), tmp_path / "tokens.arrow")
+    assert stats.sequences == {"made_up": {"sample": 5, "reverse": 5, "solve": 4}, "own": {"sample": 3}, "shipped": {"solve": 2}}
+    assert stats.examples == 5 + 4 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([{**row, "cot": None} for row in make_rows(3)], {}, "none of its 3 rows teaches the role solve .no row has cot.; leave the role out"),
+        ([{"row_id": "a", "code": "print(1)"}], {"roles": ["sample", "reverse"]}, "teaches the role reverse .no row has question."),
+        ([{"row_id": "a", "code": "print(1)"}], {"roles": ["sample", "solve"]}, "the role solve .no row has question or cot."),
+        (
+            [{"row_id": "a", "question": "1?", "code": "1"}, {"row_id": "b", "code": "1", "cot": "1"}],
+            {"roles": ["sample", "solve"]},
+            "the role solve .no row has all of question, cot.",
+        ),
+        ([{**row, "cot": "long " * 300} for row in make_rows(3)], {}, "the role solve .its 3 sequences are longer than max_length=256 tokens"),
+    ],
+)
+def test_a_role_that_nothing_teaches_is_refused(rows: list[Row], changes: dict[str, object], message: str, base: Path, tmp_path: Path) -> None:
+    """Else a model would be asked what it was never trained for."""
+    with pytest.raises(UserError, match=f"training data made_up: .*{message}") as raised:
+        write_tokens([made_up(rows, **changes)], load_tokenizer(base), settings(**changes), tmp_path / "tokens.arrow")
+    assert "\n" not in str(raised.value) and not (tmp_path / "tokens.arrow").exists()
 
 
 def test_tokens_of_an_interrupted_training_are_used_again_where_nothing_changed(base: Path, tmp_path: Path) -> None:

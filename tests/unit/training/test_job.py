@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 JOB = ROOT / "jobs" / "train.py"
 QUICK = {
     "epochs": 1, "learning_rate": 3e-3, "batch_rows": 8, "micro_batch_rows": 4, "max_length": 256, "dtype": "float32", "workers": 1,
+    "min_steps": 1,
     "gpus_per_worker": 0, "cpus_per_worker": 1, "activation_checkpointing": "false", "checkpoint_every_steps": "null",
 }  # fmt: skip
 
@@ -64,7 +65,7 @@ def test_a_committed_data_set_trains_a_model_once(base: Path, dataset: Path, tmp
     assert "30 examples, 4 steps" in done.stdout
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     said = " ".join(done.stdout.split())
-    assert "; left out: 1 no_columns; the base's chat template gave way to that of the training" in said
+    assert "loss" in said and "; learned: 30 solve; left out: 1 no_columns; the base's chat template gave way to that of the training" in said
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "Chat template: the text that it was trained with, instead of that of tiny-llama." in card
     assert str(dataset) in card and '"prompts": "alpaca"' in card
@@ -131,7 +132,8 @@ def test_what_a_kill_at_the_end_left_goes(base: Path, tmp_path: Path, capsys: py
     config = load_train_job({"base": str(base), "output": str(tmp_path), "data": "/a", "training": settings().model_dump()})
     _claim(config, tmp_path)
     (tmp_path / "model").mkdir()
-    (tmp_path / "result.json").write_text(json.dumps({field.name: {} if field.name == "skipped" else 0 for field in fields(TrainResult)}))
+    former = {field.name: {} if field.name == "skipped" else 0 for field in fields(TrainResult) if field.name != "sequences"}
+    (tmp_path / "result.json").write_text(json.dumps(former))
     (tmp_path / "work" / "training-x").mkdir(parents=True)
     run_train_job(config)
     assert "Nothing to do" in capsys.readouterr().out and not (tmp_path / "work").exists()
@@ -150,6 +152,21 @@ def test_a_domain_that_nothing_reads_is_one_line() -> None:
     tree = {"base": "/m", "output": "/o", "data": {"path": "/a", "domain": "algebra"}, "training": settings().model_dump()}
     with pytest.raises(ConfigError, match="data domain algebra of /a needs training.domain_tags true"):
         load_train_job(tree)
+
+
+def test_a_data_set_teaches_the_roles_that_are_said_of_it(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(json.dumps({"code": "print(1)", "question": "What is 1?", "cot": "1"}) + "\n")
+    data = [{"path": f"{tmp_path}/own.jsonl", "roles": ["sample"]}, {"path": f"{tmp_path}/own.jsonl"}]
+    config = load_train_job({"base": "/m", "output": "/o", "data": data, "training": settings().model_dump()})
+    some, every = (open_data(entry.path, config.training, roles=entry.roles) for entry in config.data)
+    assert (some.roles, every.roles) == (("sample",), ("sample", "reverse", "solve"))
+    assert [[len(each.examples(row)) for row in each.rows()] for each in (some, every)] == [[1], [2]]
+    data[0]["roles"] = ["judge"]
+    with pytest.raises(ConfigError, match=r"data.0.roles.0='judge'"):
+        load_train_job({"base": "/m", "output": "/o", "data": data, "training": settings().model_dump()})
+    data[0]["roles"] = ["solve"]
+    with pytest.raises(ConfigError, match=r"data roles solve of .*own.jsonl: training.roles are sample"):
+        load_train_job({"base": "/m", "output": "/o", "data": data, "training": settings(roles=["sample"]).model_dump()})
 
 
 @pytest.mark.parametrize(

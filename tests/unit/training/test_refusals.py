@@ -3,15 +3,17 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
 
-from caco_ray.errors import ClusterError, ConfigError, ModelError, StorageError
+from caco_ray.errors import ClusterError, ConfigError, ModelError, StorageError, UserError
 from caco_ray.metrics import TRAINING
 from caco_ray.prompts import student_example, training_examples
 from caco_ray.training.base import load_tokenizer
@@ -48,6 +50,30 @@ def test_a_tokenizer_that_ends_nothing_is_refused(folder: str, message: str, req
     (copy / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
     with pytest.raises(ModelError, match=message):
         prepare(settings(), str(copy), [made_up()], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "made"),
+    [
+        ({"batch_rows": 48}, r"48 examples in batches of batch_rows=48 for epochs=2 make 2"),
+        ({"epochs": 0.5}, r"48 examples in batches of batch_rows=8 for epochs=0.5 make 3"),
+        ({"heldout_fraction": 0.3}, r"[23]\d examples in batches of batch_rows=8 for epochs=2 make (?:6|8|10)"),  # those are not trained on
+    ],
+)
+def test_a_training_of_next_to_no_steps_is_refused(changes: dict[str, Any], made: str, base: Path, tmp_path: Path) -> None:
+    message = rf"training data made_up: {made} optimizer steps, fewer than min_steps=11: .*lower batch_rows, raise epochs, give more data, or"
+    with pytest.raises(UserError, match=message) as raised:
+        prepare(settings(**changes, min_steps=11), str(base), [made_up()], tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    for meant in ({"min_steps": 2}, {"min_steps": 11, "max_steps": 1}):
+        prepare(settings(**changes, **meant), str(base), [made_up()], tmp_path / "out")
+
+
+def test_the_steps_of_a_mixture_are_those_of_its_weights(base: Path, tmp_path: Path) -> None:
+    data = replace(made_up(), weight=1 / 6)
+    with pytest.raises(UserError, match="8 examples in batches of batch_rows=8 for epochs=19 make 19 optimizer steps"):
+        prepare(settings(epochs=19, min_steps=20), str(base), [data], tmp_path / "out")
+    prepare(settings(epochs=20, min_steps=20), str(base), [data], tmp_path / "out")
 
 
 def test_another_model_of_the_same_shape_is_another_training(base: Path, tmp_path: Path) -> None:
@@ -181,9 +207,10 @@ def test_an_export_renders_chats_as_the_training_saw_them(family: str, base: Pat
     assert not replaces_template(tokenizer, training)
 
 
+@pytest.mark.parametrize("folder", ["markerless", "other_end"])
 @pytest.mark.parametrize("family", ["alpaca", "trained"])
-def test_a_rendered_chat_has_the_ids_of_the_training(family: str, markerless: Path, tmp_path: Path) -> None:
-    tokenizer, row, training = load_tokenizer(markerless), make_rows(1)[0], settings(prompts=family, roles=["solve"])
+def test_a_rendered_chat_has_the_ids_of_the_training(family: str, folder: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tokenizer, row, training = load_tokenizer(request.getfixturevalue(folder)), make_rows(1)[0], settings(prompts=family, roles=["solve"])
     rows = [{**row, "instruction": row["question"], "output": row["cot"], "answer": None}]
     write_tokens([TrainingData("one", lambda: rows, make_examples(training))], tokenizer, training, tmp_path / "tokens.arrow")
     complete(tokenizer, training)
@@ -193,6 +220,7 @@ def test_a_rendered_chat_has_the_ids_of_the_training(family: str, markerless: Pa
     generation = SimpleNamespace(eos_token_id=7)
     _stop_at_turn_end(generation, tokenizer)
     assert generation.eos_token_id == [7, tokenizer.eos_token_id]
+    assert tokenizer.decode(tokenizer.eos_token_id) == "<|endoftext|>"
 
 
 def test_a_pad_token_and_the_template_of_what_never_solves_are_left_alone(base: Path) -> None:

@@ -156,7 +156,8 @@ def test_a_kill_while_checkpoints_are_deleted_repeats_nothing(base: Path, s3: Fo
         train()
     s3.delete("work/tokens.arrow")
     monkeypatch.setattr("caco_ray.training.remote.fit", Mock(side_effect=AssertionError("trained again")))
-    assert train() == replace(TrainResult(**NOTHING), skipped={}, replaced_template=True)
+    sequences = {"made_up": {"sample": 24, "reverse": 24, "solve": 24}}
+    assert train() == replace(TrainResult(**NOTHING), sequences=sequences, replaced_template=True)
     assert s3.names() == ["model", "result.json", "skipped.jsonl"]
 
 
