@@ -96,7 +96,7 @@ class ScaleConfig(Strict):
 
 class SelectConfig(Strict):
     """Duplicates and decontamination. `evaluation_paths` are files (jsonl, parquet; fsspec URLs) whose `question_field` is protected;
-    the held-out built-in seeds always are."""
+    the held-out built-in seeds always are. Programs, questions and the seeds themselves are compared with them."""
 
     ngram: int = Field(13, ge=3, le=100)
     evaluation_paths: tuple[str, ...] = ()
