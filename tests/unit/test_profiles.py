@@ -108,6 +108,11 @@ def test_the_paper_s_values_would_leave_a_sampler_of_the_built_in_seeds_as_it_wa
     assert too_short(373, training) and not too_short(339_000, training)
 
 
+@pytest.mark.parametrize("profile", ["quickstart", "gpu1", "gpu8", "cluster"])
+def test_a_student_of_the_few_rows_of_a_trial_is_trained(profile: str) -> None:
+    assert not too_short(10, load(f"profile={profile}").training.student)
+
+
 def test_the_pools_of_profile_cluster_have_nodes_on_kubernetes() -> None:
     groups = yaml.safe_load((CONF.parent / "k8s/base/rayjob.yaml").read_text())["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     cluster = load("profile=cluster").cluster
